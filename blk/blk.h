@@ -1,0 +1,302 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+#ifndef BLK_BLK_H
+#define BLK_BLK_H
+/*
+ * blk/: the block graph. Nodes (an open driver each) linked by children; exports, jobs and format
+ * writers are the origins of requests. It knows no format, controller, protocol or command by name.
+ *
+ * Units: offsets and lengths are bytes, 64 bits. A node's size is a byte count and may be any
+ * number; reads behind it fail, as do writes (a growable node is resized, never written past its
+ * end). Alignment and limits are the driver's (struct blk_limits), and only this layer enforces
+ * them: a driver may assume range, alignment, segment count, transfer size and write permission;
+ * after the call the layer checks what the driver promised.
+ *
+ * Context: every co_ function of the data path runs on any loop, inside the gate of the request's
+ * origin (control-path code opens a temporary one by co_node_begin_control). The graph is changed
+ * on loop 0 only, under drain; so requests follow pointers without lock, atomic or reference count.
+ * Buffers (struct iov) are borrowed until the call returns.
+ *
+ * Errors: 0 or SR_E*. A request is never cancelled from above.
+ */
+#include "kernel/kernel.h"
+#include "kernel/command.h"
+
+struct node;
+struct child;
+
+/* ---- Requests
+ * --------------------------------------------------------------------------------------------------------------------------
+ */
+
+enum blk_flags {                    /* QEMU's meanings (BDRV_REQ_*) */
+                 BLK_FUA = 1,       /* complete only when on stable storage */
+                 BLK_MAY_UNMAP = 2, /* write-zeroes: may deallocate */
+                 BLK_NO_FALLBACK =
+                     4, /* write-zeroes: SR_ENOTSUP rather than writing a buffer of zeroes */
+                 BLK_COMPRESSED = 8,
+                 BLK_SERIALISING = 16, /* wait for, and hold back, every overlapping write */
+                 BLK_WRITE_UNCHANGED = 32,
+                 BLK_PREFETCH = 64, /* read: the caller does not want the bytes (NBD_CMD_CACHE);
+                                       iov.len gives the length, segments may be NULL */
+};
+#define BLK_MAX_PIECE   (256u << 10) /* no driver sees a longer read or write */
+#define BLK_MAX_REQUEST (1ull << 62)
+
+/* Called through the edge. They check range, read-only, alignment; split, bounce, serialise,
+ * emulate FUA; dispatch (with head-room check); count. */
+int co_blk_preadv(struct child *c, uint64_t off, struct iov v, unsigned flags);
+int co_blk_pwritev(struct child *c, uint64_t off, struct iov v, unsigned flags);
+int co_blk_pwrite_zeroes(struct child *c, uint64_t off, uint64_t len, unsigned flags);
+int co_blk_pdiscard(struct child *c, uint64_t off, uint64_t len);
+int co_blk_flush(struct child *c); /* skipped when nothing was written since the last */
+
+/* Flat helpers for metadata: one contiguous buffer. */
+int co_blk_pread(struct child *c, uint64_t off, void *buf, size_t len);
+int co_blk_pwrite(struct child *c, uint64_t off, const void *buf, size_t len, unsigned flags);
+
+enum blk_status_flags {                       /* QEMU's BDRV_BLOCK_* */
+                        BLK_DATA = 1,         /* reading may give other than zeroes */
+                        BLK_ZERO = 2,         /* reads as zeroes */
+                        BLK_OFFSET_VALID = 4, /* map, map_node say where the bytes lie */
+                        BLK_RAW = 8,          /* ask the child at map instead (pass-through) */
+                        BLK_ALLOCATED = 16,   /* this layer decides (not its backing) */
+                        BLK_EOF = 32,
+                        BLK_RECURSE = 64, /* zero-ness may be known better below */
+};
+struct blk_status {
+    unsigned flags;
+    uint64_t len; /* > 0, may exceed what was asked; the dispatch layer cuts it */
+    uint64_t map;
+    struct child *map_child;
+};
+/* This layer only (RAW resolved). */
+int co_blk_status(struct child *c, uint64_t off, uint64_t len, struct blk_status *st);
+/* Through the backing chain and, for zero-ness, through the files below: what a reader of the node
+ * sees. flags: DATA, ZERO, ALLOCATED (in any layer). */
+int co_blk_status_above(struct child *c, uint64_t off, uint64_t len, struct blk_status *st);
+
+/* ---- Nodes and drivers
+ * -----------------------------------------------------------------------------------------------------------------
+ */
+
+struct blk_limits {
+    uint32_t
+        request_alignment; /* power of two, offsets and lengths of reads and writes; 1..64 KiB */
+    uint32_t mem_align;    /* of memory addresses and segment lengths; 1: any */
+    uint32_t max_sg;       /* most segments of one request; 0: any */
+    uint32_t max_transfer; /* bytes of one read or write; 0: BLK_MAX_PIECE */
+    uint32_t opt_transfer; /* preferred size; 0: none */
+    uint32_t discard_alignment, write_zeroes_alignment; /* 0: request_alignment */
+    uint64_t max_discard, max_write_zeroes;             /* 0: any */
+};
+struct blk_stats { /* of one loop; the query sums */
+    uint64_t rd_bytes, wr_bytes, rd_ops, wr_ops, flush_ops, unmap_ops, unmap_bytes, zero_ops,
+        zero_bytes;
+    uint64_t failed_rd, failed_wr, failed_flush, failed_unmap, invalid_rd, invalid_wr;
+    uint64_t wr_highest;
+};
+
+#define NODE_NAME_MAX 31
+struct node {
+    struct list link;             /* all nodes */
+    char name[NODE_NAME_MAX + 1]; /* "#block017" when the user gave none */
+    const struct blk_driver *drv;
+    void *state; /* drv->state_size bytes, zeroed, the driver's */
+    uint64_t size;
+    struct blk_limits limits; /* filled by the driver's co_open (defaults from the first child),
+                                 fixed up by the core */
+    unsigned write_flags,
+        zero_flags; /* BLK_FUA, BLK_MAY_UNMAP, BLK_NO_FALLBACK that the driver does by itself */
+    bool read_only, auto_read_only, discard_unmap;
+    enum { DETECT_ZEROES_OFF, DETECT_ZEROES_ON, DETECT_ZEROES_UNMAP } detect_zeroes;
+    bool cache_direct, cache_no_flush;
+    unsigned home_loop;   /* where its metadata is written */
+    struct list children; /* struct child.sibling */
+    struct list parents;  /* struct child.peer */
+    unsigned refs;        /* parents + 1 while the user's name (blockdev-add) holds it */
+    bool monitor_owned;
+    struct child *file, *backing; /* usual roles, kept by child_attach */
+    /* request tracking: writes in flight when request_alignment > 1, per node, home of the
+     * serialising rule */
+    struct list writes; /* struct tracked */
+    unsigned serialising;
+    uint64_t write_gen, flushed_gen;
+    struct co_queue flush_wait;
+    bool flushing;
+    struct blk_stats stats[MAX_LOOPS];
+    char filename[256]; /* for queries: what the driver says it is */
+};
+static inline void *node_state(struct node *n)
+{
+    return n->state;
+}
+
+/* One edge. `parent` is a node, or NULL for the root edge of an origin. Permissions get their place
+ * here (perm, shared) with live reconfiguration. */
+struct child {
+    struct node *node;
+    struct node *parent;
+    const char *role; /* "file", "backing", "data-file", "root" */
+    struct list sibling, peer;
+    bool writable;         /* the parent may write through this edge */
+    struct origin *origin; /* of a root edge */
+};
+
+/* A driver: one const table. NULL: not supported, or the stated default. */
+struct blk_driver {
+    const char *name;           /* QEMU's name: "qcow2" */
+    const struct type *options; /* STRUCT: its own options, without the common ones; NULL: none */
+    size_t state_size;
+    bool filter;   /* passes data of its file through unchanged */
+    bool protocol; /* has no child below: a disk, a file */
+    /* opts: decoded `options`. Attach children by co_child_open; set size, limits, flags; on
+     * failure leave nothing behind but attached children (the core detaches them). */
+    int (*co_open)(struct node *n, const void *opts, struct error *err);
+    void (*co_close)(struct node *n); /* flushed and drained before */
+    int (*co_preadv)(struct node *n, uint64_t off, struct iov v, unsigned flags);
+    int (*co_pwritev)(struct node *n, uint64_t off, struct iov v,
+                      unsigned flags); /* flags: only those in n->write_flags */
+    int (*co_pwrite_zeroes)(struct node *n, uint64_t off, uint64_t len,
+                            unsigned flags); /* NULL or SR_ENOTSUP: buffers of zeroes */
+    int (*co_pdiscard)(struct node *n, uint64_t off, uint64_t len); /* NULL: nothing happens */
+    int (*co_flush)(struct node *n); /* own metadata and then children; NULL: flush the children
+                                        that were written */
+    int (*co_block_status)(struct node *n, uint64_t off, uint64_t len,
+                           struct blk_status *st);                  /* NULL: DATA | ALLOCATED */
+    int (*co_prefetch)(struct node *n, uint64_t off, uint64_t len); /* NULL: nothing */
+    void (*drain)(struct node *n, bool begin); /* filters: let go of what you hold back. NULL */
+    const struct type *info;                   /* driver-specific part of query results, or NULL */
+    void (*get_info)(struct node *n, void *out, struct arena *a);
+};
+REGISTRY(blk_driver, const struct blk_driver);
+
+extern const struct type type_blockdev_options; /* BlockdevOptions: flat union over `driver` */
+extern const struct type type_blockdev_ref;     /* node name or inline definition */
+extern const struct type type_blockdev_ref_or_null;
+
+struct node *node_find(const char *name);
+struct list *node_list(void);
+/* Opens a definition (dictionary). text: leaves are command-line strings. The result has one
+ * reference (monitor's when `named`). Control path. */
+int co_node_open(const struct value *def, bool text, bool named, struct node **out,
+                 struct error *err);
+void co_node_unref(
+    struct node *n); /* the last one flushes, closes, frees, and lets go of the children */
+/* In a driver's co_open: open or find what `ref` says and attach it. read_only: this parent will
+ * never write. SR_E* with err. */
+int co_child_open(struct node *parent, const char *role, const struct schema_ref *ref,
+                  bool writable, struct child **out, struct error *err);
+/* Attach a node that is open already; takes its own reference. */
+int child_attach(struct node *parent, const char *role, struct node *n, bool writable,
+                 struct child **out, struct error *err);
+void co_child_detach(struct child *c);
+/* The driver says that its size changed (live resize); parents that pass size through follow,
+ * exports are told. Loop 0. */
+void node_resized(struct node *n, uint64_t size);
+/* Deepest permitted chain of children. */
+#define BLK_MAX_DEPTH 512
+
+/* ---- Origins and gates
+ * -----------------------------------------------------------------------------------------------------------------
+ */
+
+struct gate { /* one per loop, in its own cache line; touched by that loop only */
+    unsigned inflight;
+    bool closed;
+} __attribute__((aligned(CACHE_LINE)));
+struct origin {
+    struct list link;
+    struct child *root;
+    struct gate gate[MAX_LOOPS];
+    struct co_queue waiting; /* requests that came while it was closed */
+    unsigned close_depth;
+    void (*resized)(struct origin *o); /* root's size changed; NULL */
+};
+/* Attach to a node as the start of requests. */
+int origin_open(struct origin *o, struct node *n, bool writable, struct error *err);
+void co_origin_close(struct origin *o); /* drains, detaches */
+static inline bool origin_try_enter(struct origin *o)
+{
+    struct gate *g = &o->gate[loop_id()];
+    if (unlikely(g->closed))
+        return false;
+    g->inflight++;
+    return true;
+}
+void co_origin_enter(struct origin *o); /* waits while the gate is closed */
+void origin_leave(struct origin *o);
+/* Close the gates of all origins above n and wait until nothing is in flight. Nests. Loop 0. */
+void co_drain_begin(struct node *n);
+void drain_end(struct node *n);
+
+/* ---- Exports
+ * ---------------------------------------------------------------------------------------------------------------------------
+ */
+
+struct export;
+struct export_type {
+    const char *name;           /* "nbd" */
+    const struct type *options; /* STRUCT: its own options */
+    size_t state_size;
+    int (*co_open)(struct export *e, const void *opts, struct error *err);
+    /* Stop taking requests; wait for those in flight until the deadline, then cut connections. */
+    void (*co_close)(struct export *e, uint64_t deadline_ns);
+};
+REGISTRY(export_type, const struct export_type);
+struct export
+{
+    struct list link;
+    char id[64];
+    const struct export_type *type;
+    void *state;
+    struct origin origin; /* origin.root->node is the volume */
+    bool writable, writethrough, shutting_down;
+};
+extern const struct type type_export_options; /* BlockExportOptions: flat union over `type` */
+struct list *export_list(void);
+struct export *export_find(const char *id);
+int co_export_add(const struct value *def, bool text, struct error *err);
+void co_export_del(struct export *e, uint64_t deadline_ns);
+
+/* ---- Volume names and disks
+ * ------------------------------------------------------------------------------------------------------------
+ */
+
+/* A name in an image header or `filename=`: "scheme:rest", or a plain path on the host. Providers
+ * turn it into a definition (dictionary) that co_node_open takes. */
+struct volume_provider {
+    const char *scheme; /* "serial"; "" is the plain name (host only) */
+    /* `relative_to`: the file name of the image that holds the name, or "" */
+    struct value *(*resolve)(const char *rest, const char *relative_to, struct error *err);
+};
+REGISTRY(volume_provider, const struct volume_provider);
+struct value *volume_resolve(const char *name, const char *relative_to, struct error *err);
+
+/* A disk that a controller driver found. The driver announces it at probe time; nodes claim it. */
+struct disk {
+    struct list link;
+    unsigned index;     /* discovery order, by disk_announce */
+    const char *driver; /* "virtio-blk": also the node driver's name */
+    char address[24];   /* "pci 00:02.0", "mmio feb00e00" */
+    char serial[41];
+    uint64_t size;       /* bytes */
+    uint32_t block_size; /* logical */
+    bool read_only;
+    struct node *user; /* the node that claimed it */
+    void *priv;        /* the controller driver's */
+};
+void disk_announce(struct disk *d); /* prints "disk N: ..." */
+struct list *disk_list(void);
+/* Options of every disk node; exactly one of serial, pci, index. */
+struct disk_options {
+    const char *serial, *pci;
+    bool has_index;
+    int64_t index;
+};
+extern const struct field
+    disk_fields[]; /* for a driver that adds none of its own: the table of struct disk_options */
+/* Finds and claims. SR_ENODEV / SR_EBUSY with err naming the option at fault. */
+int disk_claim(const char *driver, const struct disk_options *o, struct node *n, struct disk **out,
+               struct error *err);
+void disk_release(struct disk *d);
+#endif
