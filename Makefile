@@ -1,0 +1,298 @@
+# SPDX-License-Identifier: BSD-2-Clause
+#
+# Strongroom: one source, built in several forms.
+#
+#   x86_64   the firmware: freestanding, newlib, linked by boot/x86_64/linker.ld
+#   host     the same sources as one Linux process
+#   asan     host objects under ASan and UBSan; every unit test is linked from these
+#   tsan     host objects under TSan, for the tests that run several loops
+#   fuzz     host objects by clang, for libFuzzer
+#
+# To add a file, name it in the room.mk of its folder:
+#   SRC_ALL     in every form               SRC_FW      in the firmware, on every architecture
+#   SRC_HOST    in the host forms           SRC_x86_64  in the firmware of that architecture
+#   MAIN_HOST   those of SRC_HOST that hold main(); tests and fuzzers bring their own
+#   SRC_BRIDGE  the sources of the host program build/bridge
+# tests/unit/test_X.c and tests/fuzz/fuzz_X.c need no line at all: each becomes a program.
+#
+# Variables for the command line:
+#   BUILD=dir   where everything goes       TP=dir      where built libraries are (to share them)
+#   ROOMS=...   build only these rooms      T=pattern   run only these tests
+#   V=1         show the commands           FUZZ_RUNS=N inputs per fuzzer
+
+VERSION := 0.1.0
+
+BUILD     ?= build
+TP        ?= $(BUILD)/third_party
+ROOMS     ?= $(sort $(patsubst %/room.mk,%,$(wildcard */room.mk board/*/room.mk tools/*/room.mk)))
+T         ?= *
+FUZZ_RUNS ?= 20000
+PYTHON    := /usr/bin/python3
+FW_ARCHES := x86_64
+FORMS     := $(FW_ARCHES) host asan tsan fuzz
+
+.DEFAULT_GOAL := all
+.DELETE_ON_ERROR:
+.SECONDARY:
+.SUFFIXES:
+MAKEFLAGS += --no-builtin-rules --no-print-directory
+ifeq ($(filter -j%,$(MAKEFLAGS)),)
+MAKEFLAGS += -j$(shell nproc)
+endif
+
+Q   := $(if $(V),,@)
+say  = $(if $(V),,@printf '  %-6s %s\n' $1 $(patsubst $(BUILD)/%,%,$@))
+
+# $(call remember,FILE,TEXT): FILE holds TEXT, and is touched only when TEXT changes. What depends on
+# FILE is so remade when flags or lists of objects change, and not when a comment in here does.
+same     = $(and $(findstring x$1x,x$2x),$(findstring x$2x,x$1x))
+remember = $(if $(call same,$(file <$1),$2),,$(shell mkdir -p $(dir $1))$(file >$1,$2))
+
+include $(ROOMS:%=%/room.mk)
+
+# ------------------------------------------------------------------------------------------------
+# Flags. WARN is for our own code only.
+
+WARN := -Wall -Wextra -Wshadow -Wcast-qual -Wsign-compare -Wwrite-strings -Werror
+
+# Headers of the libraries: system headers to us. net/ is searched for lwipopts.h and arch/cc.h only.
+LIBINC := -iquote net -isystem $(TP)/src/lwip/src/include -isystem $(TP)/src/zlib \
+          -isystem $(TP)/src/zstd/lib -isystem third_party -isystem third_party/json-c \
+          -isystem $(TP)/src/json-c
+LIBDEF := -DZ_SOLO -DZSTD_DISABLE_ASM=1
+
+# newlib's headers come before gcc's: the other way round PRId64 and its like can vanish.
+GCC_INCLUDE := $(shell gcc -print-file-name=include)
+NEWLIB_INC   = -nostdinc -isystem $(TP)/$1/newlib/include -isystem $(GCC_INCLUDE)
+NOT_LINUX   := -U__linux__ -U__linux -Ulinux -U__gnu_linux__ -U__unix__ -U__unix -Uunix
+
+COMMON := -std=gnu17 -g -ffunction-sections -fdata-sections
+OURS   := $(COMMON) -I. $(LIBINC) $(LIBDEF) -D_GNU_SOURCE -DSR_VERSION='"$(VERSION)"'
+MACHINE_x86_64 := -mno-red-zone -mcmodel=small
+
+# $(call firmware,ARCH): -D__DYNAMIC_REENT__ makes errno and stdio ask __getreent(), one per core.
+firmware = $(call NEWLIB_INC,$1) $(NOT_LINUX) -D__DYNAMIC_REENT__ $(MACHINE_$1) -O2 -fno-pic -fno-pie \
+           -fno-stack-protector -fstack-usage -DSR_FORM_FW -DSR_ARCH_$(shell echo $1 | tr a-z A-Z)
+NO_UB   := -fno-sanitize-recover=all -fno-omit-frame-pointer
+
+CC_x86_64 := gcc
+CC_host   := gcc
+CC_asan   := gcc
+CC_tsan   := gcc
+CC_fuzz   := clang
+
+CFLAGS_x86_64 := $(OURS) $(call firmware,x86_64)
+CFLAGS_host   := $(OURS) -DSR_FORM_HOST -O2 -fno-pie
+CFLAGS_asan   := $(OURS) -DSR_FORM_HOST -O1 -fsanitize=address,undefined $(NO_UB)
+CFLAGS_tsan   := $(OURS) -DSR_FORM_HOST -O1 -fsanitize=thread $(NO_UB)
+CFLAGS_fuzz   := $(OURS) -DSR_FORM_HOST -O1 -fsanitize=fuzzer-no-link,address,undefined $(NO_UB)
+
+WARN_x86_64 := $(WARN)
+WARN_host   := $(WARN)
+WARN_asan   := $(WARN)
+WARN_tsan   := $(WARN)
+WARN_fuzz   := -w# gcc is the judge
+
+LDFLAGS_host := -no-pie
+LDFLAGS_asan := -fsanitize=address,undefined
+LDFLAGS_tsan := -fsanitize=thread
+LDFLAGS_fuzz := -fsanitize=fuzzer,address,undefined
+LDFLAGS_x86_64 := -nostdlib -static -no-pie -T boot/x86_64/linker.ld -Wl,--gc-sections \
+                  -Wl,--build-id=none -Wl,-z,noexecstack -Wl,-z,max-page-size=4096
+
+SRC_of_x86_64 = $(SRC_ALL) $(SRC_FW) $(SRC_x86_64)
+SRC_of_host   = $(SRC_ALL) $(SRC_HOST)
+SRC_of_asan   = $(SRC_of_host)
+SRC_of_tsan   = $(SRC_of_host)
+SRC_of_fuzz   = $(SRC_of_host)
+
+# ------------------------------------------------------------------------------------------------
+# The libraries: sets LIBS_<form> and HEADERS_<form>, see there.
+
+include third_party/third_party.mk
+
+# ------------------------------------------------------------------------------------------------
+# Objects of one form: $(BUILD)/FORM/obj/ROOM/file.o
+
+to_obj = $(addprefix $(BUILD)/$1/obj/,$(addsuffix .o,$(basename $2)))
+
+define form_rules
+OBJ_$1      := $$(call to_obj,$1,$$(SRC_of_$1))
+OBJ_MAIN_$1 := $$(call to_obj,$1,$$(MAIN_HOST))
+$$(call remember,$(BUILD)/$1/flags,$$(CC_$1) $$(CFLAGS_$1) $$(WARN_$1))
+$$(call remember,$(BUILD)/$1/objects,$$(OBJ_$1))
+
+$(BUILD)/$1/obj/%.o: %.c $(BUILD)/$1/flags | $$(HEADERS_$1)
+	$$(call say,CC)
+	@mkdir -p $$(@D)
+	$$(Q)$$(CC_$1) $$(CFLAGS_$1) $$(WARN_$1) -MMD -MP -c -o $$@ $$<
+
+$(BUILD)/$1/obj/%.o: %.S $(BUILD)/$1/flags | $$(HEADERS_$1)
+	$$(call say,AS)
+	@mkdir -p $$(@D)
+	$$(Q)$$(CC_$1) $$(CFLAGS_$1) -MMD -MP -c -o $$@ $$<
+
+$(BUILD)/$1/obj/%.o: $(BUILD)/$1/%.S
+	@mkdir -p $$(@D)
+	$$(Q)$$(CC_$1) -c -o $$@ $$<
+
+.PHONY: objects-$1
+objects-$1: $$(OBJ_$1)
+endef
+$(foreach f,$(FORMS),$(eval $(call form_rules,$f)))
+
+# ------------------------------------------------------------------------------------------------
+# Links. A panic prints names, so the program carries a table of its own functions. It is linked
+# twice: once with an empty table, then with the table made from the first result. The table lies
+# behind all code, so no function moves; `mksyms.py --check` fails the build if one did.
+
+define two_pass
+$(BUILD)/$1/ksyms.S: $(BUILD)/$1/pass1 tools/mksyms.py
+	$$(Q)$(PYTHON) tools/mksyms.py $$< >$$@
+
+$(BUILD)/$1/pass1: $(BUILD)/$1/obj/ksyms0.o
+$2: $(BUILD)/$1/obj/ksyms.o $(BUILD)/$1/pass1
+
+$(BUILD)/$1/pass1 $2: $$(OBJ_$1) $(BUILD)/$1/objects $$(LIBS_$1) $3
+	$$(call say,LINK)
+	$$(Q)$$(CC_$1) $$(LDFLAGS_$1) -Wl,-Map=$(BUILD)/$1/$$(if $$(filter %pass1,$$@),pass1,strongroom).map -o $$@ \
+	    $$(filter %.o,$$^) $$(filter %.a,$$^) $$(SYSLIBS_$1)
+	$$(if $$(filter %pass1,$$@),,$$(Q)$(PYTHON) tools/mksyms.py --check $(BUILD)/$1/pass1 $$@)
+
+$(BUILD)/$1/strongroom.lst: $2
+	$$(call say,LIST)
+	$$(Q)objdump -d --no-show-raw-insn $$< >$$@
+endef
+$(foreach a,$(FW_ARCHES),$(eval $(call two_pass,$a,$(BUILD)/$a/strongroom.debug.elf,boot/$a/linker.ld)))
+$(eval $(call two_pass,host,$(BUILD)/host/strongroom))
+
+# What is shipped has no symbols; strongroom.debug.elf beside it has all of them.
+$(BUILD)/%/strongroom.elf: $(BUILD)/%/strongroom.debug.elf
+	$(call say,STRIP)
+	$(Q)strip --strip-all -o $@ $<
+
+# The host form under the sanitizers, for tests that want the whole program.
+$(BUILD)/asan/strongroom: $(OBJ_asan) $(BUILD)/asan/objects $(LIBS_asan) $(BUILD)/asan/obj/ksyms0.o
+	$(call say,LINK)
+	$(Q)$(CC_asan) $(LDFLAGS_asan) -o $@ $(filter %.o,$^) $(filter %.a,$^) $(SYSLIBS_asan)
+
+$(BUILD)/%/ksyms0.S: tools/mksyms.py
+	@mkdir -p $(@D)
+	$(Q)$(PYTHON) tools/mksyms.py >$@
+
+# The bridge is a small host program of its own: no room is linked into it.
+OBJ_BRIDGE := $(call to_obj,host,$(SRC_BRIDGE))
+$(BUILD)/bridge: $(OBJ_BRIDGE)
+	$(call say,LINK)
+	$(Q)$(CC_host) $(LDFLAGS_host) -Wl,-Map=$@.map -o $@ $^
+
+# ------------------------------------------------------------------------------------------------
+# Test programs: everything but main(), and one file of tests/.
+
+UNIT := $(patsubst tests/unit/%.c,%,$(wildcard tests/unit/test_*.c))
+FUZZ := $(patsubst tests/fuzz/%.c,%,$(wildcard tests/fuzz/fuzz_*.c))
+
+# $(call test_program,FORM,PROGRAM,SOURCES,LIBRARIES)
+define test_program
+OBJ_TESTS += $(call to_obj,$1,$3)
+$2: $(call to_obj,$1,$3) $(filter-out $(OBJ_MAIN_$1),$(OBJ_$1)) $(BUILD)/$1/obj/ksyms0.o \
+    $(BUILD)/$1/objects $(LIBS_$1)
+	$$(call say,LINK)
+	@mkdir -p $$(@D)
+	$$(Q)$(CC_$1) $(LDFLAGS_$1) -o $$@ $$(filter %.o,$$^) $$(filter %.a,$$^) $4 $(SYSLIBS_$1)
+endef
+UNIT_SUPPORT := $(wildcard tests/unit/support*.c)
+FUZZ_SUPPORT := $(wildcard tests/fuzz/support*.c)
+$(foreach f,asan tsan,$(foreach t,$(UNIT),$(eval $(call \
+    test_program,$f,$(BUILD)/$f/tests/$t,tests/unit/$t.c $(UNIT_SUPPORT),-lcmocka))))
+$(foreach t,$(FUZZ),$(eval $(call \
+    test_program,fuzz,$(BUILD)/fuzz/$t,tests/fuzz/$t.c $(FUZZ_SUPPORT))))
+
+# T may name a test with or without its prefix: T=loop, T='qcow2*'.
+chosen     = $(filter $(subst *,%,$T test_$T fuzz_$T),$1)
+UNIT_PROGS = $(patsubst %,$(BUILD)/asan/tests/%,$(call chosen,$(UNIT)))
+TSAN_PROGS = $(patsubst %,$(BUILD)/tsan/tests/%,$(call chosen,$(UNIT)))
+FUZZ_PROGS = $(patsubst %,$(BUILD)/fuzz/%,$(call chosen,$(FUZZ)))
+
+# ------------------------------------------------------------------------------------------------
+# Targets for people. The text after ## is what `make help` prints.
+
+PROGRAMS := $(foreach a,$(FW_ARCHES),$(BUILD)/$a/strongroom.elf $(BUILD)/$a/strongroom.lst) \
+            $(BUILD)/host/strongroom $(BUILD)/host/strongroom.lst $(if $(SRC_BRIDGE),$(BUILD)/bridge)
+RUN_TESTS := $(PYTHON) tools/check/run_tests.py --build $(BUILD) --fuzz-runs $(FUZZ_RUNS)
+
+.PHONY: all firmware host asan libs unit tsan fuzz test test-long check bench bench-check run size \
+        deps format clean help
+
+all: $(PROGRAMS) ## the firmware, the host form and the bridge (the default)
+firmware: $(FW_ARCHES:%=$(BUILD)/%/strongroom.elf) ## the firmware only
+host: $(BUILD)/host/strongroom ## the host form only
+asan: $(BUILD)/asan/strongroom ## the host form under ASan and UBSan
+libs: $(sort $(LIBS_x86_64) $(LIBS_host)) ## the third-party libraries only
+
+unit: $(UNIT_PROGS) ## build and run the unit tests (T=loop: only test_loop)
+	$(Q)$(RUN_TESTS) unit $(UNIT_PROGS)
+
+tsan: $(TSAN_PROGS) ## the unit tests under TSan
+	$(Q)$(RUN_TESTS) unit $(TSAN_PROGS)
+
+fuzz: $(FUZZ_PROGS) ## run each fuzzer for FUZZ_RUNS inputs
+	$(Q)$(RUN_TESTS) fuzz $(FUZZ_PROGS)
+
+TESTED = $(PROGRAMS) $(BUILD)/asan/strongroom $(UNIT_PROGS) $(FUZZ_PROGS)
+
+test: deps $(TESTED) ## every test; the last line is "N passed, N failed"
+	$(Q)$(RUN_TESTS) --junit $(BUILD)/test/junit.xml all $(UNIT_PROGS) $(FUZZ_PROGS)
+
+test-long: deps $(TESTED) ## the same with a hundred times the fuzzing and the long simulations
+	$(Q)STRONGROOM_LONG=1 $(PYTHON) tools/check/run_tests.py --build $(BUILD) \
+	    --fuzz-runs $(FUZZ_RUNS)00 --junit $(BUILD)/test/junit.xml all $(UNIT_PROGS) $(FUZZ_PROGS)
+
+check: $(PROGRAMS) ## style, include directions, stack frames, sizes, registered lists
+	$(Q)$(RUN_TESTS) check
+
+bench: all ## every figure we quote, into build/bench.json
+	$(Q)$(PYTHON) bench/run.py
+
+bench-check: all ## instruction counts against bench/expected.json
+	$(Q)$(PYTHON) bench/run.py --check
+
+run: deps all ## boot the firmware in QEMU
+	$(Q)sh tools/run.sh
+
+size: all ## bytes of text, data and bss per folder, and of every pool
+	$(Q)$(PYTHON) tools/size.py $(BUILD)
+
+format: ## let clang-format rewrite our sources
+	$(Q)git ls-files '*.c' '*.h' | xargs -r clang-format -i
+
+clean: ## remove what was built (third-party libraries stay; remove build/ for those)
+	$(Q)rm -rf $(foreach f,$(FORMS),$(BUILD)/$f) $(BUILD)/bridge $(BUILD)/bridge.map $(BUILD)/test
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 22
+
+# Packages of the host, by name. A stamp makes the second call free.
+PACKAGES := binutils bzip2 clang clang-format fio gcc git iproute2 libc6-dev libclang-rt-14-dev \
+            libcmocka-dev libnbd-bin liburing-dev make nbdkit python3 python3-libnbd python3-pytest \
+            qemu-system-x86 qemu-utils xz-utils
+DEPS := $(BUILD)/deps
+$(call remember,$(BUILD)/packages,$(PACKAGES))
+
+deps: $(DEPS) ## install the host packages that are missing
+$(DEPS): $(BUILD)/packages
+	$(Q)missing=; for p in $(PACKAGES); do \
+	    dpkg-query -W -f '$${db:Status-Status}' $$p 2>/dev/null | grep -qx installed || missing="$$missing $$p"; \
+	done; \
+	if [ -n "$$missing" ]; then \
+	    sudo=; [ "$$(id -u)" = 0 ] || sudo=sudo; \
+	    $$sudo apt-get -q update; \
+	    DEBIAN_FRONTEND=noninteractive $$sudo apt-get -qy -o DPkg::Lock::Timeout=600 \
+	        install --no-install-recommends $$missing; \
+	fi
+	@touch $@
+
+# ------------------------------------------------------------------------------------------------
+# What the compiler found out about headers.
+
+-include $(foreach f,$(FORMS),$(patsubst %.o,%.d,$(OBJ_$f))) $(patsubst %.o,%.d,$(OBJ_BRIDGE) $(OBJ_TESTS))

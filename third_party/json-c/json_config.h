@@ -1,0 +1,7 @@
+// SPDX-License-Identifier: BSD-2-Clause
+#ifndef STRONGROOM_JSON_C_JSON_CONFIG_H
+#define STRONGROOM_JSON_C_JSON_CONFIG_H
+
+#define JSON_C_HAVE_INTTYPES_H 1
+
+#endif
