@@ -52,4 +52,15 @@ void board_guard_page(void *page, bool guard);
 
 /* Prints the calling chain through board_console_write, with names. [irq] */
 void board_backtrace(void);
+/* Find buses and offer each device to the registered drivers (pci.h), in order of address. Runs once, in the
+ * main coroutine; the console lines of disks and nets come from here. */
+void co_board_probe(void);
+/* Entropy from elsewhere (virtio-rng) into the generator behind board_entropy. */
+void board_entropy_add(const void *bytes, size_t len);
+/* The loader's nth module (initrd): false when there is none. Stays valid for ever. */
+bool board_module(unsigned n, const void **data, size_t *len);
+/* Power button: absent, or pressed since the last question. */
+bool board_has_power_button(void);
+bool board_power_button(void);
+
 #endif

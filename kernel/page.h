@@ -17,4 +17,7 @@ void *page_alloc_zeroed(size_t bytes);
 void page_free(void *p, size_t bytes);
 size_t page_free_bytes(void); /* sum of free pages */
 size_t page_total_bytes(void);
+/* newlib.c: the C library's heap (control path), one run of pages. On the host the C library has its
+ * own and this does nothing. */
+void heap_init(size_t bytes);
 #endif
