@@ -1,0 +1,2 @@
+SRC_ALL += board/main.c
+SRC_FW  += board/firmware.c board/fw_cfg.c

@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Disks that fail, vanish, grow, or have their own limits."""
+import pytest
+
+import lib
+from lib import VM, nbd, run
+
+WORDS = ('--blockdev driver=virtio-blk,node-name=disk0,serial=d0 --blockdev driver=virtio-blk,node-name=disk1,serial=d1 ' +
+         lib.SERVER + '--export type=nbd,id=e0,node-name=disk0,name=v0,writable=on '
+         '--export type=nbd,id=e1,node-name=disk1,name=v1,writable=on')
+
+
+@pytest.fixture
+def files(tmp):
+    for n in 'ab':
+        lib.pattern_image(f'{tmp}/{n}', 8 << 20)
+    return [f'{tmp}/a', f'{tmp}/b']
+
+
+def test_errors_reach_their_user_only(files, tmp):
+    with open(f'{tmp}/rules', 'w') as f:
+        f.write('[inject-error]\nevent = "read_aio"\nerrno = "5"\nsector = "2048"\n'
+                '[inject-error]\nevent = "write_aio"\nerrno = "28"\nsector = "4096"\n')
+    bad = f'driver=blkdebug,config={tmp}/rules,image.driver=file,image.filename={files[0]}'
+    with VM(WORDS, [bad, files[1]], disk_options=',werror=report,rerror=report') as vm:
+        h, other = vm.connect('v0'), vm.connect('v1')
+        with pytest.raises(nbd.Error) as e:
+            h.pread(4096, 2048 * 512)
+        assert e.value.errno == 'EIO'
+        with pytest.raises(nbd.Error) as e:
+            h.pwrite(bytes(4096), 4096 * 512)
+        assert e.value.errno in ('ENOSPC', 'EIO')
+        assert h.pread(4096, 0) == open(files[0], 'rb').read(4096)
+        assert other.pread(4096, 2048 * 512) == open(files[1], 'rb').read()[2048 * 512:][:4096]
+        vm.quit()
+
+
+def test_grows_live(files):
+    with VM(WORDS, files) as vm:
+        assert vm.connect('v0').get_size() == 8 << 20
+        assert 'return' in vm.qemu()('block_resize', node_name='f0', size=16 << 20)
+        vm.wait('the new size', lambda: vm.connect('v0').get_size() == 16 << 20, 20)
+        h = vm.connect('v0')
+        h.pwrite(b'x' * 512, (16 << 20) - 512)
+        assert bytes(h.pread(512, (16 << 20) - 512)) == b'x' * 512
+
+
+@pytest.mark.parametrize('opts', ['logical_block_size=4096,physical_block_size=4096', 'num-queues=4', 'queue-size=16',
+                                  'seg-max-adjust=off', 'discard=off,write-zeroes=off', 'write-cache=off', 'iommu_platform=off',
+                                  'indirect_desc=off', 'event_idx=off', 'indirect_desc=off,event_idx=off,queue-size=8'])
+def test_device_variants(files, opts):
+    with VM(WORDS, files, disk_options=',' + opts) as vm:
+        for e in ('v0', 'v1'):
+            out = run('qemu-io', '-f', 'raw', '-c', 'write -P 7 4096 1M', '-c', 'read -P 7 4096 1M', '-c', 'write -P 8 777 3333',
+                      '-c', 'read -P 8 777 3333', '-c', 'read -P 7 4112 8', '-c', 'write -z 2M 1M', '-c', 'read -P 0 2M 1M',
+                      '-c', 'discard 4M 1M', '-c', 'flush', vm.uri(e)).stdout
+            assert 'failed' not in out and 'error' not in out.lower(), out
+        vm.quit()
+
+
+def test_read_only_disk(files):
+    ro = f'driver=file,read-only=on,filename={files[0]}'
+    with VM(WORDS, [ro, files[1]], wait=False) as vm:
+        assert vm.status() == 3 and 'read-only' in vm.console()
