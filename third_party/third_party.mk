@@ -56,7 +56,9 @@ TPCC_native  := gcc -std=gnu17 -O2 -g -fPIE
 
 # $(call library,KIND,NAME)
 define library
-$(TP)/$1/obj/$2/%.o: $(TP)/src/$2.unpacked | $$(HEADERS_$1)
+$$(call remember,$(TP)/$1/$2.options,$$(TPCC_$1) $$(CONFIG_$2))
+
+$(TP)/$1/obj/$2/%.o: $(TP)/src/$2.unpacked $(TP)/$1/$2.options | $$(HEADERS_$1)
 	@mkdir -p $$(@D)
 	$$(Q)$$(TPCC_$1) $$(CONFIG_$2) -w -MMD -MP -c -o $$@ $(TP)/src/$2/$$*.c
 
@@ -83,7 +85,9 @@ NEWLIB_OPTIONS := --disable-multilib --disable-newlib-supplied-syscalls \
 
 # $(call newlib,ARCH)
 define newlib
-$(TP)/$1/newlib/configured: $(TP)/src/newlib.unpacked third_party/third_party.mk
+$$(call remember,$(TP)/$1/newlib.options,$(NEWLIB_OPTIONS) $(NOT_LINUX) $(MACHINE_$1))
+
+$(TP)/$1/newlib/configured: $(TP)/src/newlib.unpacked $(TP)/$1/newlib.options
 	$$(call say,CONF)
 	@rm -rf $$(@D) && mkdir -p $$(@D)/build $$(@D)/include
 	$$(Q)printf '#!/bin/sh\nexec gcc -nostdinc -isystem %s %s "$$$$@"\n' $(GCC_INCLUDE) '$(NOT_LINUX)' >$$(@D)/cc
