@@ -1,0 +1,32 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""What must never go unnoticed ends in a readable panic and status 5: null page, W^X, guard pages, exceptions, asserts."""
+import pytest
+
+import lib
+from lib import VM
+
+# kind: what the console must say
+KINDS = {
+    'null-read': 'page fault', 'null-write': 'page fault', 'text-write': 'page fault', 'rodata-write': 'page fault',
+    'data-exec': 'page fault', 'heap-exec': 'page fault', 'guard': 'page fault', 'divide': 'divide', 'undefined': 'invalid opcode',
+    'assert': 'zero == 1', 'linear-hole': 'page fault',
+}
+
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_panics(kind):
+    with VM(f'--x-crash {kind}', kernel=lib.CRASH_IMAGE, wait=False) as vm:
+        rc = vm.status()
+        console = vm.console()
+        assert rc == 5, f'status {rc}:\n{console}'
+        assert 'survived' not in console
+        panic = [line for line in console.splitlines() if 'panic: ' in line]
+        assert len(panic) == 1 and KINDS[kind] in panic[0].lower(), console
+        assert 'co_crash' in console or kind == 'guard', f'no names in the backtrace:\n{console}'
+
+
+@pytest.mark.parametrize('machine', ['microvm', 'microvm-noacpi', 'q35-qboot'])
+def test_panics_elsewhere(machine):
+    with VM('--x-crash null-write', kernel=lib.CRASH_IMAGE, machine=machine, wait=False) as vm:
+        assert vm.status() == 5, vm.console()
+        assert 'panic: ' in vm.console()
