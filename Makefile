@@ -46,7 +46,8 @@ say  = $(if $(V),,@printf '  %-6s %s\n' $1 $(patsubst $(BUILD)/%,%,$@))
 # $(call remember,FILE,TEXT): FILE holds TEXT, and is touched only when TEXT changes. What depends on
 # FILE is so remade when flags or lists of objects change, and not when a comment in here does.
 same     = $(and $(findstring x$1x,x$2x),$(findstring x$2x,x$1x))
-remember = $(if $(call same,$(file <$1),$2),,$(shell mkdir -p $(dir $1))$(file >$1,$2))
+# (strip: make 4.3 sometimes leaves the newline at the end of what it reads.)
+remember = $(if $(call same,$(strip $(file <$1)),$(strip $2)),,$(shell mkdir -p $(dir $1))$(file >$1,$2))
 
 include $(ROOMS:%=%/room.mk)
 
@@ -107,7 +108,7 @@ SRC_of_tsan   = $(SRC_of_host)
 SRC_of_fuzz   = $(SRC_of_host)
 
 # ------------------------------------------------------------------------------------------------
-# The libraries: sets LIBS_<form> and HEADERS_<form>, see there.
+# The libraries: sets LIBS_<form> and HEADERS_<form>; see there.
 
 include third_party/third_party.mk
 
@@ -155,7 +156,8 @@ $2: $(BUILD)/$1/obj/ksyms.o $(BUILD)/$1/pass1
 
 $(BUILD)/$1/pass1 $2: $$(OBJ_$1) $(BUILD)/$1/objects $$(LIBS_$1) $3
 	$$(call say,LINK)
-	$$(Q)$$(CC_$1) $$(LDFLAGS_$1) -Wl,-Map=$(BUILD)/$1/$$(if $$(filter %pass1,$$@),pass1,strongroom).map -o $$@ \
+	$$(Q)$$(CC_$1) $$(LDFLAGS_$1) -o $$@ \
+	    -Wl,-Map=$(BUILD)/$1/$$(if $$(filter %pass1,$$@),pass1,strongroom).map \
 	    $$(filter %.o,$$^) $$(filter %.a,$$^) $$(SYSLIBS_$1)
 	$$(if $$(filter %pass1,$$@),,$$(Q)$(PYTHON) tools/mksyms.py --check $(BUILD)/$1/pass1 $$@)
 
@@ -272,17 +274,22 @@ clean: ## remove what was built (third-party libraries stay; remove build/ for t
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 22
 
-# Packages of the host, by name. A stamp makes the second call free.
+# Packages of the host, by name. The stamp is an empty makefile: make remakes what it includes before
+# anything else and then reads everything again, so the compilers are there before they are asked.
 PACKAGES := binutils bzip2 clang clang-format fio gcc git iproute2 libc6-dev libclang-rt-14-dev \
             libcmocka-dev libnbd-bin liburing-dev make nbdkit python3 python3-libnbd python3-pytest \
             qemu-system-x86 qemu-utils xz-utils
-DEPS := $(BUILD)/deps
+DEPS := $(BUILD)/deps.mk
 $(call remember,$(BUILD)/packages,$(PACKAGES))
+ifneq ($(filter deps run test test-long,$(MAKECMDGOALS)),)
+include $(DEPS)
+endif
 
 deps: $(DEPS) ## install the host packages that are missing
 $(DEPS): $(BUILD)/packages
 	$(Q)missing=; for p in $(PACKAGES); do \
-	    dpkg-query -W -f '$${db:Status-Status}' $$p 2>/dev/null | grep -qx installed || missing="$$missing $$p"; \
+	    dpkg-query -W -f '$${db:Status-Status}' $$p 2>/dev/null | grep -qx installed || \
+	        missing="$$missing $$p"; \
 	done; \
 	if [ -n "$$missing" ]; then \
 	    sudo=; [ "$$(id -u)" = 0 ] || sudo=sudo; \

@@ -85,9 +85,9 @@ NEWLIB_OPTIONS := --disable-multilib --disable-newlib-supplied-syscalls \
 
 # $(call newlib,ARCH)
 define newlib
-$$(call remember,$(TP)/$1/newlib.options,$(NEWLIB_OPTIONS) $(NOT_LINUX) $(MACHINE_$1))
+$$(call remember,$(TP)/$1/libc.options,$(NEWLIB_OPTIONS) $(NOT_LINUX) $(MACHINE_$1))
 
-$(TP)/$1/newlib/configured: $(TP)/src/newlib.unpacked $(TP)/$1/newlib.options
+$(TP)/$1/newlib/configured: $(TP)/src/newlib.unpacked $(TP)/$1/libc.options
 	$$(call say,CONF)
 	@rm -rf $$(@D) && mkdir -p $$(@D)/build $$(@D)/include
 	$$(Q)printf '#!/bin/sh\nexec gcc -nostdinc -isystem %s %s "$$$$@"\n' $(GCC_INCLUDE) '$(NOT_LINUX)' >$$(@D)/cc
