@@ -7,7 +7,8 @@
  * an unmapped guard page below. A coroutine belongs to the loop it runs on until co_hop. It is
  * resumed only by its loop: co_wake puts it on the ready list (of its own loop, by loop_post when
  * called elsewhere) and never runs it at once. co_wake before the matching co_yield is not lost: it
- * makes that yield return at once (one token, not a count).
+ * makes that yield return at once (one token, not a count). A token is left over when the condition
+ * came true without the yield; so every wait is a loop around its condition: while (!done) co_yield().
  *
  * co_start never fails and never drops: when no stack is free the start waits in line (FIFO) until
  * one is. The caller must keep `arg` alive. Kinds of stacks: ordinary ones, and a few CO_BIG (128
@@ -35,6 +36,11 @@ int co_spawn(co_fn *fn, void *arg);
  * control returns here at its first yield). */
 void co_start_now(struct co_start *s, co_fn *fn, void *arg);
 
+/* The same as co_start for a child whose end the caller will wait for (co_join). Ordinary starts leave
+ * a reserve of stacks to such children and to co_call, and when that is used up a stack is made from
+ * the page allocator; so parents that wait cannot starve their own children. */
+void co_start_child(struct co_start *s, co_fn *fn, void *arg);
+
 struct co *co_self(void); /* NULL outside */
 void co_yield (void);     /* until co_wake */
 void co_wake(struct co *co);
@@ -46,7 +52,11 @@ void co_hop(unsigned loop); /* continue on that loop */
 /* Head-room: calls fn(arg) here when at least CO_HEADROOM bytes of stack are left, else on a fresh
  * coroutine, waiting for its end. Every dispatch into a child goes through it; graph depth is
  * bounded by the pool then, not by the stack. */
+#ifdef SR_SANITIZED
+#define CO_HEADROOM 24576
+#else
 #define CO_HEADROOM 4096
+#endif
 bool co_headroom_short(void);
 void co_call(co_fn *fn, void *arg);
 void co_on_big_stack(co_fn *fn, void *arg); /* waits for a big stack when all are in use */

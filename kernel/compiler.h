@@ -13,6 +13,21 @@
 #include <stddef.h>
 #include <stdint.h>
 
+/* Builds under a sanitizer are the checked builds: bigger stacks, fault points that can be armed. */
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define SR_SANITIZED 1
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
+#define SR_SANITIZED 1
+#endif
+#endif
+#if defined(SR_SANITIZED) && !defined(SR_CHECKED)
+#define SR_CHECKED 1
+#endif
+#if defined(SR_SANITIZED) && !defined(SR_FAULTS)
+#define SR_FAULTS 1
+#endif
+
 #define PRINTF_LIKE(fmt, args)     __attribute__((format(printf, fmt, args)))
 #define NORETURN                   __attribute__((noreturn))
 #define MUST_CHECK                 __attribute__((warn_unused_result))

@@ -57,10 +57,21 @@ struct turn_hook {
 };
 void turn_hook_add(struct turn_hook *h);
 
-unsigned loop_id(void); /* of the calling loop, 0 .. loop_count()-1 */
+/* Of the calling loop, 0 .. loop_count()-1. Firmware runs one today. On the host it is a function, so
+ * that no compiler keeps the address of a thread's variable across a yield. */
+#ifdef SR_FORM_FW
+static inline unsigned loop_id(void)
+{
+    return 0;
+}
+#else
+unsigned loop_id(void);
+#endif
 unsigned loop_count(void);
 uint64_t loop_now(void); /* board_clock_ns() as of the start of this turn */
 void loop_init(unsigned count);
+/* The calling thread or core is this loop from now on; loop_init enters loop 0. */
+void loop_enter(unsigned id);
 /* Runs until loop_stop(). The calling context becomes the loop. */
 void loop_run(void);
 void loop_stop(void);

@@ -13,15 +13,18 @@
  * aligned (`align` for more), not zeroed, and are DMA targets.
  *
  * Order. Pools have ranks. A coroutine that holds objects of one rank waits only for pools of a
- * higher rank, so that the deepest request can always finish. The checked build asserts it
- * (co_pool_get by a holder of an equal or higher rank, unless `nested` says the pool keeps a
- * reserve per level).
+ * higher rank, so that the deepest request can always finish.
  *
  * Credits. A holder with a `struct credit` (a connection, an export, a queue) has `guaranteed`
  * objects of its own; above them it competes, and may take another only while it holds fewer than
- * are free (so one slow client never takes all, and a lone client may take half). Nothing is
- * dropped: who finds none waits, FIFO. Objects and waiting are per loop: get and put on the loop
- * that owns the pool instance (loop 0 today).
+ * are free and not promised to others (so one slow client never takes all, and a lone client may
+ * take half). Nothing is dropped: who finds none waits, FIFO within a holder, in turns among
+ * holders. Objects and waiting are per loop: get and put on the loop that owns the pool instance
+ * (loop 0 today).
+ *
+ * Payload. A pool may give each object `payload` bytes of its own beside it, aligned to
+ * `payload_align`; `made` is called once per object, before it is handed out for the first time, and
+ * tells where they are. What it writes into the object behind the first word stays.
  */
 #include "kernel/co.h"
 #include "kernel/compiler.h"
@@ -37,26 +40,32 @@ enum pool_rank { /* in order of acquisition */
                  POOL_RANK_DRIVER = 70, /* virtqueue requests: the bottom */
 };
 
+struct credit {
+    struct pool *pool;
+    unsigned guaranteed, held;
+    struct queue waiters;
+    struct list link; /* in pool->waiting while it has waiters */
+};
+
 struct pool {
     const char *name;
     enum pool_rank rank;
     size_t size, align;
     unsigned min, max, weight;
+    size_t payload, payload_align;
+    void (*made)(struct pool *p, void *obj, void *payload);
     /* set by pools_init */
     unsigned total, free, reserved, low_water;
     struct pool_free *free_list;
-    struct queue waiters;
+    char *fresh, *fresh_payload; /* the first object that was never handed out */
+    struct list waiting;         /* credits with waiters */
+    struct credit anyone;        /* whoever has no credit of its own */
 };
 #define POOL(nm, rk, sz, ...)                                                      \
     {                                                                              \
         .name = (nm), .rank = (rk), .size = (sz), .align = CACHE_LINE, __VA_ARGS__ \
     }
 REGISTRY(pool, struct pool);
-
-struct credit {
-    struct pool *pool;
-    unsigned guaranteed, held;
-};
 
 /* Bytes needed with every pool at its minimum. */
 size_t pools_min_bytes(void);

@@ -9,10 +9,11 @@
  */
 #include "kernel/compiler.h"
 
-#define TRACE_EVENTS(X)                                                                     \
-    X(co_start)                                                                             \
-    X(co_end) X(nbd_request) X(nbd_reply) X(blk_read) X(blk_write) X(blk_flush) X(blk_done) \
-        X(vq_submit) X(vq_done) X(stream_open) X(stream_close) X(l2_load) X(fault) X(drain)
+#define TRACE_EVENTS(X)                                                                        \
+    X(co_start)                                                                                \
+    X(co_end)                                                                                  \
+    X(nbd_request) X(nbd_reply) X(blk_read) X(blk_write) X(blk_flush) X(blk_done) X(vq_submit) \
+        X(vq_done) X(stream_open) X(stream_close) X(l2_load) X(fault) X(drain)
 
 enum trace_event {
 #define TRACE_ENUM(e) TRACE_##e,
@@ -27,5 +28,6 @@ struct trace_record {
 #define TRACE_RECORDS 512 /* per loop, power of two */
 void trace_put(enum trace_event e, uint64_t a, uint64_t b);
 #define TRACE(e, a, b) trace_put(TRACE_##e, (uint64_t)(a), (uint64_t)(b))
-void trace_dump(unsigned last); /* newest `last` records through board_console_write */
+void trace_init(unsigned loops); /* by loop_init */
+void trace_dump(unsigned last);  /* newest `last` records through board_console_write */
 #endif
