@@ -68,6 +68,7 @@ struct co {
 enum { ORDINARY, BIG, KINDS };
 struct stacks {
     struct qlink *free; /* last in, first out: the warmest stack */
+    char *fresh;        /* the first that was never used; those behind it follow */
     unsigned nfree, reserve;
     size_t size;
     struct queue nested, waiting; /* of struct co_start, for a stack */
@@ -251,14 +252,6 @@ void co_turn_end(void)
 
 /* ---- stacks ---- */
 
-static inline struct co *pop(struct stacks *s)
-{
-    struct co *co = co_of(s->free);
-    s->free = s->free->next;
-    s->nfree--;
-    return co;
-}
-
 /* The stack of a coroutine that has ended, on its home loop: to whoever waits for one. */
 static void recycle(struct co_loop *l, struct co *co)
 {
@@ -304,7 +297,6 @@ NORETURN static void co_main(void *arg)
 /* `mem`: a guard page and `size` bytes. */
 static struct co *stack_make(char *mem, size_t size, unsigned kind)
 {
-    board_guard_page(mem, true);
     char *low = mem + PAGE_SIZE;
     size_t room = align_up(sizeof(struct co), CACHE_LINE);
     struct co *co = (void *)(low + size - room);
@@ -315,23 +307,44 @@ static struct co *stack_make(char *mem, size_t size, unsigned kind)
     return co;
 }
 
-static void stacks_init(struct stacks *s, unsigned kind, unsigned count, size_t size)
+static struct co *first_use(struct stacks *s, unsigned kind)
 {
+    struct co *co = stack_make(s->fresh, s->size, kind);
+    s->fresh += PAGE_SIZE + s->size;
+    return co;
+}
+
+/* There is one: s->nfree > 0. */
+static inline struct co *pop(struct co_loop *l, unsigned kind)
+{
+    struct stacks *s = &l->stacks[kind];
+    struct qlink *n = s->free;
+    s->nfree--;
+    if (unlikely(!n))
+        return first_use(s, kind);
+    s->free = n->next;
+    return co_of(n);
+}
+
+/* Only the guard pages are made now: a stack costs memory when it is used for the first time. */
+static void stacks_init(struct stacks *s, unsigned count, size_t size, unsigned reserve)
+{
+    size_t each = PAGE_SIZE + size;
     s->size = size;
-    char *mem = page_alloc(count * (PAGE_SIZE + size));
-    if (!mem)
+    s->nfree = count;
+    s->reserve = reserve;
+    s->fresh = count ? page_alloc(count * each) : NULL;
+    if (count && !s->fresh)
         panic("no memory for %u coroutine stacks", count);
     for (unsigned i = 0; i < count; i++)
-        recycle(self(), stack_make(mem + i * (PAGE_SIZE + size), size, kind));
-    s->reserve = kind == BIG || count < 2 ? 0 : count / 8 + 1;
+        board_guard_page(s->fresh + i * each, true);
 }
 
 void co_init(unsigned count, unsigned big)
 {
     struct co_loop *l = self();
-    stacks_init(&l->stacks[ORDINARY], ORDINARY, count, STACK_SIZE);
-    if (big)
-        stacks_init(&l->stacks[BIG], BIG, big, BIG_STACK_SIZE);
+    stacks_init(&l->stacks[ORDINARY], count, STACK_SIZE, count < 2 ? 0 : count / 8 + 1);
+    stacks_init(&l->stacks[BIG], big, BIG_STACK_SIZE, 0);
 }
 
 void co_loops_init(unsigned count)
@@ -376,7 +389,7 @@ void co_start(struct co_start *s, co_fn *fn, void *arg)
     struct co_loop *l = self();
     struct stacks *st = &l->stacks[ORDINARY];
     if (st->nfree > st->reserve)
-        ready(l, ready_to_start(pop(st), fn, arg));
+        ready(l, ready_to_start(pop(l, ORDINARY), fn, arg));
     else
         wait_for_stack(&st->waiting, s, fn, arg);
 }
@@ -386,7 +399,7 @@ void co_start_now(struct co_start *s, co_fn *fn, void *arg)
     struct co_loop *l = self();
     struct stacks *st = &l->stacks[ORDINARY];
     if (likely(st->nfree > st->reserve))
-        resume(l, ready_to_start(pop(st), fn, arg));
+        resume(l, ready_to_start(pop(l, ORDINARY), fn, arg));
     else
         wait_for_stack(&st->waiting, s, fn, arg);
 }
@@ -396,11 +409,14 @@ static struct co *nested_stack(struct co_loop *l, unsigned kind)
 {
     struct stacks *st = &l->stacks[kind];
     if (likely(st->nfree))
-        return pop(st);
+        return pop(l, kind);
     if (kind == BIG || loop_id() != 0) /* the page allocator is loop 0's */
         return NULL;
     char *mem = fault(FAULT_ALLOC) ? NULL : page_alloc(PAGE_SIZE + st->size);
-    return mem ? stack_make(mem, st->size, kind) : NULL;
+    if (!mem)
+        return NULL;
+    board_guard_page(mem, true);
+    return stack_make(mem, st->size, kind);
 }
 
 void co_start_child(struct co_start *s, co_fn *fn, void *arg)
