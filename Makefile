@@ -43,11 +43,12 @@ endif
 Q   := $(if $(V),,@)
 say  = $(if $(V),,@printf '  %-6s %s\n' $1 $(patsubst $(BUILD)/%,%,$@))
 
-# $(call remember,FILE,TEXT): FILE holds TEXT, and is touched only when TEXT changes. What depends on
-# FILE is so remade when flags or lists of objects change, and not when a comment in here does.
-same     = $(and $(findstring x$1x,x$2x),$(findstring x$2x,x$1x))
+# $(call remember,FILE,TEXT): FILE holds TEXT, and is touched only when TEXT changes. What depends
+# on FILE is so remade when flags or lists of objects change, and not when a comment in here does.
 # (strip: make 4.3 sometimes leaves the newline at the end of what it reads.)
-remember = $(if $(call same,$(strip $(file <$1)),$(strip $2)),,$(shell mkdir -p $(dir $1))$(file >$1,$2))
+same     = $(and $(findstring x$1x,x$2x),$(findstring x$2x,x$1x))
+write    = $(shell mkdir -p $(dir $1))$(file >$1,$2)
+remember = $(if $(call same,$(strip $(file <$1)),$(strip $2)),,$(write))
 
 include $(ROOMS:%=%/room.mk)
 
@@ -56,7 +57,7 @@ include $(ROOMS:%=%/room.mk)
 
 WARN := -Wall -Wextra -Wshadow -Wcast-qual -Wsign-compare -Wwrite-strings -Werror
 
-# Headers of the libraries: system headers to us. net/ is searched for lwipopts.h and arch/cc.h only.
+# Headers of the libraries: system headers to us. net/ is searched for lwipopts.h and arch/cc.h.
 LIBINC := -iquote net -isystem $(TP)/src/lwip/src/include -isystem $(TP)/src/zlib \
           -isystem $(TP)/src/zstd/lib -isystem third_party -isystem third_party/json-c \
           -isystem $(TP)/src/json-c
@@ -72,8 +73,8 @@ OURS   := $(COMMON) -I. $(LIBINC) $(LIBDEF) -D_GNU_SOURCE -DSR_VERSION='"$(VERSI
 MACHINE_x86_64 := -mno-red-zone -mcmodel=small
 
 # $(call firmware,ARCH): -D__DYNAMIC_REENT__ makes errno and stdio ask __getreent(), one per core.
-firmware = $(call NEWLIB_INC,$1) $(NOT_LINUX) -D__DYNAMIC_REENT__ $(MACHINE_$1) -O2 -fno-pic -fno-pie \
-           -fno-stack-protector -fstack-usage -DSR_FORM_FW -DSR_ARCH_$(shell echo $1 | tr a-z A-Z)
+firmware = $(call NEWLIB_INC,$1) $(NOT_LINUX) -D__DYNAMIC_REENT__ $(MACHINE_$1) -O2 -fno-pic \
+           -fno-pie -fno-stack-protector -fstack-usage -DSR_FORM_FW -DSR_ARCH_$(shell echo $1 | tr a-z A-Z)
 NO_UB   := -fno-sanitize-recover=all -fno-omit-frame-pointer
 
 CC_x86_64 := gcc
@@ -101,8 +102,8 @@ LDFLAGS_fuzz := -fsanitize=fuzzer,address,undefined
 LDFLAGS_x86_64 := -nostdlib -static -no-pie -T boot/x86_64/linker.ld -Wl,--gc-sections \
                   -Wl,--build-id=none -Wl,-z,noexecstack -Wl,-z,max-page-size=4096
 
-SRC_of_x86_64 = $(SRC_ALL) $(SRC_FW) $(SRC_x86_64)
-SRC_of_host   = $(SRC_ALL) $(SRC_HOST)
+SRC_of_x86_64 = $(sort $(SRC_ALL) $(SRC_FW) $(SRC_x86_64))
+SRC_of_host   = $(sort $(SRC_ALL) $(SRC_HOST))
 SRC_of_asan   = $(SRC_of_host)
 SRC_of_tsan   = $(SRC_of_host)
 SRC_of_fuzz   = $(SRC_of_host)
@@ -165,7 +166,8 @@ $(BUILD)/$1/strongroom.lst: $2
 	$$(call say,LIST)
 	$$(Q)objdump -d --no-show-raw-insn $$< >$$@
 endef
-$(foreach a,$(FW_ARCHES),$(eval $(call two_pass,$a,$(BUILD)/$a/strongroom.debug.elf,boot/$a/linker.ld)))
+$(foreach a,$(FW_ARCHES),$(eval $(call \
+    two_pass,$a,$(BUILD)/$a/strongroom.debug.elf,boot/$a/linker.ld)))
 $(eval $(call two_pass,host,$(BUILD)/host/strongroom))
 
 # What is shipped has no symbols; strongroom.debug.elf beside it has all of them.
@@ -220,7 +222,8 @@ FUZZ_PROGS = $(patsubst %,$(BUILD)/fuzz/%,$(call chosen,$(FUZZ)))
 # Targets for people. The text after ## is what `make help` prints.
 
 PROGRAMS := $(foreach a,$(FW_ARCHES),$(BUILD)/$a/strongroom.elf $(BUILD)/$a/strongroom.lst) \
-            $(BUILD)/host/strongroom $(BUILD)/host/strongroom.lst $(if $(SRC_BRIDGE),$(BUILD)/bridge)
+            $(BUILD)/host/strongroom $(BUILD)/host/strongroom.lst \
+            $(if $(SRC_BRIDGE),$(BUILD)/bridge)
 RUN_TESTS := $(PYTHON) tools/check/run_tests.py --build $(BUILD) --fuzz-runs $(FUZZ_RUNS)
 
 .PHONY: all firmware host asan libs unit tsan fuzz test test-long check bench bench-check run size \
@@ -274,8 +277,8 @@ clean: ## remove what was built (third-party libraries stay; remove build/ for t
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 22
 
-# Packages of the host, by name. The stamp is an empty makefile: make remakes what it includes before
-# anything else and then reads everything again, so the compilers are there before they are asked.
+# Packages of the host, by name. The stamp is an empty makefile: make remakes what it includes
+# before anything else, then reads everything again, so compilers are there before they are asked.
 PACKAGES := binutils bzip2 clang clang-format fio gcc git iproute2 libc6-dev libclang-rt-14-dev \
             libcmocka-dev libnbd-bin liburing-dev make nbdkit python3 python3-libnbd python3-pytest \
             qemu-system-x86 qemu-utils xz-utils
@@ -302,4 +305,4 @@ $(DEPS): $(BUILD)/packages
 # ------------------------------------------------------------------------------------------------
 # What the compiler found out about headers.
 
--include $(foreach f,$(FORMS),$(patsubst %.o,%.d,$(OBJ_$f))) $(patsubst %.o,%.d,$(OBJ_BRIDGE) $(OBJ_TESTS))
+-include $(patsubst %.o,%.d,$(foreach f,$(FORMS),$(OBJ_$f)) $(OBJ_BRIDGE) $(OBJ_TESTS))

@@ -73,10 +73,10 @@ endef
 # --- newlib: $(TP)/ARCH/newlib/{include,libc.a} --------------------------------------------------
 #
 # Only libc is wanted, so the configure script of newlib/ itself is called, with our gcc behind a
-# wrapper that hides glibc. x86_64 wants the system calls without underscore (read, write, sbrk, ...);
-# who supplies those also supplies malloc and __getreent. gcc's stdatomic.h is the better one. Of libm
-# only what printf and strtod call is wanted: those files make a libnewlib.a of their own, and an empty
-# libm.a keeps the makefile of newlib from missing the rest.
+# wrapper that hides glibc. x86_64 wants the system calls without underscore (read, write, sbrk,
+# ...), and __getreent from who supplies them. gcc's stdatomic.h is the better one. Of libm only what
+# printf and strtod call is wanted: those files make a libnewlib.a of their own, and an empty libm.a
+# keeps the makefile of newlib from missing the rest.
 
 NEWLIB_OPTIONS := --disable-multilib --disable-newlib-supplied-syscalls \
     --enable-newlib-io-long-long --enable-newlib-io-c99-formats --enable-newlib-reent-small \
@@ -90,7 +90,8 @@ $$(call remember,$(TP)/$1/libc.options,$(NEWLIB_OPTIONS) $(NOT_LINUX) $(MACHINE_
 $(TP)/$1/newlib/configured: $(TP)/src/newlib.unpacked $(TP)/$1/libc.options
 	$$(call say,CONF)
 	@rm -rf $$(@D) && mkdir -p $$(@D)/build $$(@D)/include
-	$$(Q)printf '#!/bin/sh\nexec gcc -nostdinc -isystem %s %s "$$$$@"\n' $(GCC_INCLUDE) '$(NOT_LINUX)' >$$(@D)/cc
+	$$(Q)printf '#!/bin/sh\nexec gcc -nostdinc -isystem %s %s "$$$$@"\n' \
+	    $(GCC_INCLUDE) '$(NOT_LINUX)' >$$(@D)/cc
 	@chmod +x $$(@D)/cc
 	$$(Q)cd $$(@D)/build && $(abspath $(TP))/src/newlib/newlib/configure --host=$1-elf \
 	    --build=$$$$(gcc -dumpmachine) $(NEWLIB_OPTIONS) CC=$(abspath $(TP))/$1/newlib/cc AR=ar AS=as \
@@ -103,8 +104,8 @@ $(TP)/$1/newlib/configured: $(TP)/src/newlib.unpacked $(TP)/$1/libc.options
 
 $(TP)/$1/newlib/libc.a: $(TP)/$1/newlib/configured
 	$$(call say,MAKE)
-	$$(Q)MAKEFLAGS= $(MAKE) -j$$$$(nproc) -C $$(@D)/build all-recursive SUBDIRS=libc >$$(@D)/make.log 2>&1 || \
-	    { tail $$(@D)/make.log; exit 1; }
+	$$(Q)MAKEFLAGS= $(MAKE) -j$$$$(nproc) -C $$(@D)/build all-recursive SUBDIRS=libc \
+	    >$$(@D)/make.log 2>&1 || { tail $$(@D)/make.log; exit 1; }
 	@cp $$(@D)/build/libc/libc.a $$@
 endef
 
@@ -135,6 +136,7 @@ $(foreach f,$(FORMS),$(eval $(call lwip,$f)))
 
 $(foreach a,$(FW_ARCHES),$(eval LIBS_$a := $(BUILD)/$a/liblwip.a \
     $(PLAIN:%=$(TP)/$a/lib%.a) $(TP)/$a/newlib/libc.a $(TP)/$a/libnewlib.a))
-$(foreach f,host asan tsan fuzz,$(eval LIBS_$f := $(BUILD)/$f/liblwip.a $(PLAIN:%=$(TP)/native/lib%.a)))
+$(foreach f,host asan tsan fuzz,$(eval LIBS_$f := $(BUILD)/$f/liblwip.a \
+    $(PLAIN:%=$(TP)/native/lib%.a)))
 $(foreach a,$(FW_ARCHES),$(eval SYSLIBS_$a := -lgcc))
 $(foreach f,host asan tsan fuzz,$(eval SYSLIBS_$f := -luring))

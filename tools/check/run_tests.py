@@ -58,7 +58,8 @@ def run_unit(program, args):
     shutil.rmtree(results, ignore_errors=True)
     results.mkdir(parents=True)
     status, output, seconds = run([program.resolve()], CMOCKA_MESSAGE_OUTPUT="XML",
-                                  CMOCKA_XML_FILE=str(results.resolve() / "%g.xml"))
+                                  CMOCKA_XML_FILE=str(results.resolve() / "%g.xml"),
+                                  UBSAN_OPTIONS="print_stacktrace=1")
     cases = []
     for path in sorted(results.glob("*.xml")):
         try:
