@@ -45,10 +45,12 @@ say  = $(if $(V),,@printf '  %-6s %s\n' $1 $(patsubst $(BUILD)/%,%,$@))
 
 # $(call remember,FILE,TEXT): FILE holds TEXT, and is touched only when TEXT changes. What depends
 # on FILE is so remade when flags or lists of objects change, and not when a comment in here does.
-# (strip: make 4.3 sometimes leaves the newline at the end of what it reads.)
+# (strip: make 4.3 sometimes leaves the newline at the end of what it reads. TP may be shared, and
+# called by another name.)
 same     = $(and $(findstring x$1x,x$2x),$(findstring x$2x,x$1x))
 write    = $(shell mkdir -p $(dir $1))$(file >$1,$2)
-remember = $(if $(call same,$(strip $(file <$1)),$(strip $2)),,$(write))
+update   = $(if $(call same,$(strip $(file <$1)),$2),,$(write))
+remember = $(call update,$1,$(strip $(subst $(TP),TP,$2)))
 
 include $(ROOMS:%=%/room.mk)
 
