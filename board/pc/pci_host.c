@@ -1,0 +1,175 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * PCI configuration access of a PC, best first: the ECAM that ACPI's MCFG tells, q35's own register
+ * for it (PCIEXBAR), the place where QEMU's microvm has it when there is no ACPI to ask, the ports
+ * 0xcf8/0xcfc. And the windows in which BARs without an address get one: qboot assigns none, SeaBIOS
+ * all of q35's, and none of microvm's.
+ *
+ * The ECAM is mapped one bus at a time, when that bus is first touched.
+ */
+#include "board/pc/pc.h"
+#include "boot/boot.h"
+#include "boot/x86_64/cpu.h"
+#include "kernel/log.h"
+
+enum { CONFIG_ADDRESS = 0xcf8, CONFIG_DATA = 0xcfc };
+enum { PCIEXBAR = 0x60, PCIEXBAR_ENABLE = 1 };
+#define MICROVM_ECAM        0xe0000000ull /* QEMU hw/i386/microvm: fixed */
+#define MICROVM_MMIO        0xc0000000ull
+#define MICROVM_MMIO_SIZE   0x20000000ull
+#define MICROVM_HOST_BRIDGE 0x00081b36u
+#define CHIPSET_BASE        0xfec00000ull /* I/O APIC, HPET, local APIC, ROM */
+#define FOUR_GIB            0x100000000ull
+#define ECAM_BUS            0x100000u
+
+static uint64_t ecam_base; /* of bus 0 */
+static volatile uint8_t *bus_map[256];
+static struct pci_host pc_host;
+
+static uint32_t port_select(uint8_t bus, uint8_t devfn, uint16_t off)
+{
+    outl(CONFIG_ADDRESS, 0x80000000u | (uint32_t)bus << 16 | (uint32_t)devfn << 8 | (off & 0xfc));
+    return CONFIG_DATA + (off & 3u);
+}
+
+uint32_t pc_port_config_read(uint8_t bus, uint8_t devfn, uint16_t off, unsigned width)
+{
+    if (off >= 0x100)
+        return UINT32_MAX;
+    uint16_t port = (uint16_t)port_select(bus, devfn, off);
+    return width == 1 ? inb(port) : width == 2 ? inw(port) : inl(port);
+}
+
+static void port_config_write(uint8_t bus, uint8_t devfn, uint16_t off, unsigned width, uint32_t v)
+{
+    if (off >= 0x100)
+        return;
+    uint16_t port = (uint16_t)port_select(bus, devfn, off);
+    if (width == 1)
+        outb(port, (uint8_t)v);
+    else if (width == 2)
+        outw(port, (uint16_t)v);
+    else
+        outl(port, v);
+}
+
+static volatile uint8_t *ecam_at(uint8_t bus, uint8_t devfn, uint16_t off)
+{
+    if (bus < pc_host.first_bus || bus > pc_host.last_bus)
+        return NULL;
+    if (!bus_map[bus])
+        bus_map[bus] = mmio_map(ecam_base + (uint64_t)bus * ECAM_BUS, ECAM_BUS);
+    return bus_map[bus] ? bus_map[bus] + ((uint32_t)devfn << 12 | (off & 0xfff)) : NULL;
+}
+
+static uint32_t ecam_read(uint8_t bus, uint8_t devfn, uint16_t off, unsigned width)
+{
+    volatile uint8_t *p = ecam_at(bus, devfn, off);
+    if (!p)
+        return UINT32_MAX;
+    return width == 1   ? *p
+           : width == 2 ? *(volatile uint16_t *)(volatile void *)p
+                        : *(volatile uint32_t *)(volatile void *)p;
+}
+
+static void ecam_write(uint8_t bus, uint8_t devfn, uint16_t off, unsigned width, uint32_t v)
+{
+    volatile uint8_t *p = ecam_at(bus, devfn, off);
+    if (!p)
+        return;
+    if (width == 1)
+        *p = (uint8_t)v;
+    else if (width == 2)
+        *(volatile uint16_t *)(volatile void *)p = (uint16_t)v;
+    else
+        *(volatile uint32_t *)(volatile void *)p = v;
+}
+
+static void use_ecam(uint64_t base, uint8_t first, uint8_t last)
+{
+    ecam_base = base;
+    pc_host.cfg_read = ecam_read;
+    pc_host.cfg_write = ecam_write;
+    pc_host.first_bus = first;
+    pc_host.last_bus = last;
+}
+
+/* Is there a host bridge where microvm,pcie=on has its ECAM? The address is not RAM: it is checked. */
+static bool microvm_ecam_answers(void)
+{
+    if (memory_top() > MICROVM_ECAM && memory_top() <= FOUR_GIB)
+        return false;
+    volatile uint32_t *id = mmio_map(MICROVM_ECAM, 4096);
+    return id && *id == MICROVM_HOST_BRIDGE;
+}
+
+static bool find_access(void)
+{
+    if (pc_acpi.ecam.base) { /* MCFG's base is that of bus 0, even when first_bus is not 0 */
+        use_ecam(pc_acpi.ecam.base, pc_acpi.ecam_first, pc_acpi.ecam_last);
+        return true;
+    }
+    if (pc_kind == PC_MICROVM) {
+        if (!microvm_ecam_answers())
+            return false;
+        use_ecam(MICROVM_ECAM, 0, 255);
+        return true;
+    }
+    uint32_t bar = pc_kind == PC_Q35 ? pc_port_config_read(0, 0, PCIEXBAR, 4) : 0;
+    if (bar & PCIEXBAR_ENABLE) {
+        use_ecam(bar & 0xf0000000, 0, 255);
+        return true;
+    }
+    pc_host.cfg_read = pc_port_config_read;
+    pc_host.cfg_write = port_config_write;
+    pc_host.last_bus = 255;
+    return true;
+}
+
+/* Below 4 GiB: on microvm what its bridge decodes; on the others, whose bridge passes on whatever is
+ * not RAM, everything between RAM or ECAM and the chip set. */
+static void find_low_window(void)
+{
+    if (pc_kind == PC_MICROVM) {
+        bool told = pc_acpi.mmio32.size;
+        pc_host.mmio32_base = told ? pc_acpi.mmio32.base : MICROVM_MMIO;
+        pc_host.mmio32_size = told ? pc_acpi.mmio32.size : MICROVM_MMIO_SIZE;
+        return;
+    }
+    uint64_t base = 0xc0000000;
+    unsigned count;
+    const struct phys_range *ram = memory_ram(&count);
+    for (unsigned i = 0; i < count; i++)
+        if (ram[i].base < CHIPSET_BASE && ram[i].end > base)
+            base = align_up(ram[i].end, 1u << 28); /* firmware's tables lie at the end of RAM */
+    uint64_t ecam_end = ecam_base + 256ull * ECAM_BUS;
+    if (ecam_base && ecam_base < CHIPSET_BASE && ecam_end > base)
+        base = ecam_end;
+    pc_host.mmio32_base = base;
+    pc_host.mmio32_size = base < CHIPSET_BASE ? CHIPSET_BASE - base : 0;
+}
+
+static void find_high_window(void)
+{
+    if (pc_kind == PC_MICROVM) {
+        pc_host.mmio64_base = pc_acpi.mmio64.base;
+        pc_host.mmio64_size = pc_acpi.mmio64.size;
+        return;
+    }
+    unsigned bits = cpuid(0x80000000, 0).a >= 0x80000008 ? cpuid(0x80000008, 0).a & 0xff : 36;
+    uint64_t end = 1ull << MIN(bits, 46u);
+    uint64_t base = align_up(MAX(memory_top(), FOUR_GIB), 1ull << 35);
+    if (base >= end)
+        base = align_up(MAX(memory_top(), FOUR_GIB), 1ull << 30);
+    pc_host.mmio64_base = base;
+    pc_host.mmio64_size = base < end ? end - base : 0;
+}
+
+const struct pci_host *pc_pci_host(void)
+{
+    if (!find_access())
+        return NULL;
+    find_low_window();
+    find_high_window();
+    return &pc_host;
+}
