@@ -20,7 +20,7 @@
  * Who gets a stack. An ordinary start is work from outside and may wait. A *nested* one (co_call,
  * co_start_child) is one that another coroutine waits for: were it to wait for its waiter's stack,
  * nobody would move. So ordinary starts leave `reserve` stacks alone; nested ones take any, are served
- * first, and when there is none a stack is made from the page allocator, and stays. Only when that has
+ * first, and when there is none a stack is made from the page allocator, and joins the reserve. Only when that has
  * no memory left does a nested start wait. It is not a proof: for 12 MiB and graphs some dozens of
  * levels deep under full load, give the machine more stacks.
  *
@@ -416,6 +416,7 @@ static struct co *nested_stack(struct co_loop *l, unsigned kind)
     if (!mem)
         return NULL;
     board_guard_page(mem, true);
+    st->reserve++; /* else the next ordinary start takes it, and wants a child, too */
     return stack_make(mem, st->size, kind);
 }
 
