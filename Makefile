@@ -177,6 +177,14 @@ $(BUILD)/%/strongroom.elf: $(BUILD)/%/strongroom.debug.elf
 	$(call say,STRIP)
 	$(Q)strip --strip-all -o $@ $<
 
+# The firmware and tests/boot/crash, which adds an option that crashes on purpose: for boot tests only.
+OBJ_CRASH := $(call to_obj,x86_64,$(wildcard tests/boot/crash/*.c))
+$(BUILD)/x86_64/strongroom-crash.elf: $(OBJ_x86_64) $(OBJ_CRASH) $(BUILD)/x86_64/obj/ksyms.o \
+    $(BUILD)/x86_64/objects $(LIBS_x86_64) boot/x86_64/linker.ld
+	$(call say,LINK)
+	$(Q)$(CC_x86_64) $(LDFLAGS_x86_64) -Wl,-Map=$(BUILD)/x86_64/crash.map -o $@ $(filter %.o,$^) \
+	    $(filter %.a,$^) $(SYSLIBS_x86_64)
+
 # The host form under the sanitizers, for tests that want the whole program.
 $(BUILD)/asan/strongroom: $(OBJ_asan) $(BUILD)/asan/objects $(LIBS_asan) $(BUILD)/asan/obj/ksyms0.o
 	$(call say,LINK)
@@ -246,7 +254,7 @@ tsan: $(TSAN_PROGS) ## the unit tests under TSan
 fuzz: $(FUZZ_PROGS) ## run each fuzzer for FUZZ_RUNS inputs
 	$(Q)$(RUN_TESTS) fuzz $(FUZZ_PROGS)
 
-TESTED = $(PROGRAMS) $(BUILD)/asan/strongroom $(UNIT_PROGS) $(FUZZ_PROGS)
+TESTED = $(PROGRAMS) $(BUILD)/x86_64/strongroom-crash.elf $(BUILD)/asan/strongroom $(UNIT_PROGS) $(FUZZ_PROGS)
 
 test: deps $(TESTED) ## every test; the last line is "N passed, N failed"
 	$(Q)$(RUN_TESTS) --junit $(BUILD)/test/junit.xml all $(UNIT_PROGS) $(FUZZ_PROGS)

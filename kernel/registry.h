@@ -19,9 +19,11 @@
     __attribute__((used, section("reg_" #kind))) static __typeof__(&( \
         object)) reg_##kind##_##object = &(object)
 
-#define REGISTRY(kind, type)                                       \
-    extern type *const __start_reg_##kind[] __attribute__((weak)); \
-    extern type *const __stop_reg_##kind[] __attribute__((weak))
+/* The empty section makes __start_ and __stop_ exist when nobody registers. */
+#define REGISTRY(kind, type)                                             \
+    __asm__(".pushsection reg_" #kind ",\"aw\",@progbits\n.popsection"); \
+    extern type *const __start_reg_##kind[];                             \
+    extern type *const __stop_reg_##kind[]
 
 #define registry_for_each(kind, it) \
     for (__typeof__(&__start_reg_##kind[0]) it = __start_reg_##kind; it < __stop_reg_##kind; it++)
