@@ -1,0 +1,3 @@
+# SPDX-License-Identifier: BSD-2-Clause
+# Image formats, in every form.
+SRC_ALL += formats/raw.c
