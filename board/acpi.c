@@ -2,7 +2,7 @@
 /*
  * ACPI tables: RSDP -> XSDT or RSDT -> MADT, MCFG, FADT -> DSDT, and SSDTs.
  *
- * There is no AML interpreter. Fixed tables answer nearly everything; of the DSDT we want four facts
+ * There is no AML interpreter. Fixed tables answer nearly everything; of the DSDT we want few facts
  * that compilers and QEMU emit as literal bytes, so one pass over the bytes finds them:
  *
  *     08 "_S5_" 12 ...                     sleep types for power-off
@@ -24,15 +24,27 @@
 #include "kernel/log.h"
 #include <string.h>
 
-#define TABLE_MAX     (1u << 20)
-#define ROOT_MAX      64u
-#define DEVICE_REACH  384u /* bytes of AML after _HID in which a device's resources are looked for */
+#define TABLE_MAX    (1u << 20)
+#define ROOT_MAX     64u
+#define DEVICE_REACH 384u /* bytes of AML after _HID in which a device's resources are looked for */
 
+/* The DSDT is most of the bytes we ever look at here, so eight are added at a time: four sums of 16
+ * bits, which have room for 128 words. */
 static bool sum_is_zero(const uint8_t *p, size_t len)
 {
+    const uint64_t even = 0x00ff00ff00ff00ff;
     uint8_t sum = 0;
-    for (size_t i = 0; i < len; i++)
-        sum = (uint8_t)(sum + p[i]);
+    while (len >= 8) {
+        uint64_t lanes = 0;
+        for (unsigned n = 0; n < 128 && len >= 8; n++, p += 8, len -= 8) {
+            uint64_t w;
+            memcpy(&w, p, 8);
+            lanes += (w & even) + (w >> 8 & even);
+        }
+        sum = (uint8_t)(sum + lanes + (lanes >> 16) + (lanes >> 32) + (lanes >> 48));
+    }
+    while (len--)
+        sum = (uint8_t)(sum + *p++);
     return sum == 0;
 }
 
@@ -236,7 +248,8 @@ int acpi_parse(struct acpi_info *info, uint64_t rsdp, const struct acpi_reader *
     const uint8_t *p = (const uint8_t *)h;
     size_t len = le32_get(h->length), step = wide ? 8 : 4;
     unsigned n = 0;
-    for (size_t off = sizeof(*h); off < len && len - off >= step && n < ROOT_MAX; off += step, n++) {
+    for (size_t off = sizeof(*h); off < len && len - off >= step && n < ROOT_MAX;
+         off += step, n++) {
         le64 entry = {{0}};
         memcpy(&entry, p + off, step);
         parse_table(info, reader, le64_get(entry));
@@ -262,7 +275,11 @@ static bool aml_integer(const struct aml *a, size_t *off, uint64_t *v)
     if (*off >= a->len)
         return false;
     uint8_t op = a->p[*off];
-    size_t n = op == AML_BYTE ? 1 : op == AML_WORD ? 2 : op == AML_DWORD ? 4 : op == AML_QWORD ? 8 : 0;
+    size_t n = op == AML_BYTE    ? 1
+               : op == AML_WORD  ? 2
+               : op == AML_DWORD ? 4
+               : op == AML_QWORD ? 8
+                                 : 0;
     if (!n && op != AML_ZERO && op != AML_ONE)
         return false;
     if (!range_ok(*off + 1, n, a->len))
@@ -304,7 +321,8 @@ static void scan_device_memory(struct acpi_device *d, const struct aml *a, size_
 static void scan_device_interrupt(struct acpi_device *d, const struct aml *a, size_t off)
 {
     le32 gsi;
-    if (!range_ok(off, 9, a->len) || a->p[off + 2] || a->p[off + 1] < 6 || a->p[off + 4] != 1 || d->gsi)
+    if (!range_ok(off, 9, a->len) || a->p[off + 2] || a->p[off + 1] < 6 || a->p[off + 4] != 1 ||
+        d->gsi)
         return;
     memcpy(&gsi, a->p + off + 5, 4);
     d->gsi = le32_get(gsi);
@@ -312,7 +330,7 @@ static void scan_device_interrupt(struct acpi_device *d, const struct aml *a, si
     d->low = a->p[off + 3] & 4;
 }
 
-/* 6.4.3.5: type 0 is memory; granularity, minimum, maximum, translation, length follow the flags. */
+/* 6.4.3.5: type 0 is memory; granularity, minimum, maximum, translation, length follow. */
 static void scan_window(struct acpi_info *info, const struct aml *a, size_t off, size_t width)
 {
     uint64_t field[5] = {0};
@@ -333,9 +351,16 @@ static void scan_window(struct acpi_info *info, const struct aml *a, size_t off,
 
 static struct acpi_device *scan_hid(struct acpi_info *info, const struct aml *a, size_t off)
 {
-    if (aml_match(a, off, "\x0d" "LNRO0005", 10) && info->virtio_count < ACPI_MAX_MMIO)
+    if (aml_match(a, off,
+                  "\x0d"
+                  "LNRO0005",
+                  10) &&
+        info->virtio_count < ACPI_MAX_MMIO)
         return &info->virtio[info->virtio_count++];
-    if (aml_match(a, off, "\x0d" "ACPI0013", 10))
+    if (aml_match(a, off,
+                  "\x0d"
+                  "ACPI0013",
+                  10))
         return &info->ged;
     return NULL;
 }
@@ -355,7 +380,10 @@ static void scan_name(struct acpi_info *info, const struct aml *a, size_t off,
 static void scan_region(struct acpi_info *info, const struct aml *a, size_t off)
 {
     uint64_t v;
-    if (!aml_match(a, off, "\x80" "EREG\0", 6)) /* 0: system memory */
+    if (!aml_match(a, off,
+                   "\x80"
+                   "EREG\0",
+                   6)) /* 0: system memory */
         return;
     off += 6;
     if (aml_integer(a, &off, &v))
@@ -372,29 +400,44 @@ static void drop_incomplete(struct acpi_info *info, unsigned from)
     info->virtio_count = kept;
 }
 
+struct scan {
+    struct acpi_info *info;
+    struct aml aml;
+    struct acpi_device *device; /* whose resources may follow */
+    size_t device_end;
+};
+
+static void scan_resource(struct scan *s, size_t i, uint8_t type)
+{
+    bool ours = s->device && i < s->device_end;
+    if (type == RES_MEMORY32_FIXED && ours)
+        scan_device_memory(s->device, &s->aml, i);
+    else if (type == RES_INTERRUPT && ours)
+        scan_device_interrupt(s->device, &s->aml, i);
+    else if (type == RES_DWORD_SPACE && aml_match(&s->aml, i + 1, "\x17\0", 2))
+        scan_window(s->info, &s->aml, i, 4);
+    else if (type == RES_QWORD_SPACE && aml_match(&s->aml, i + 1, "\x2b\0", 2))
+        scan_window(s->info, &s->aml, i, 8);
+}
+
 void acpi_scan_aml(struct acpi_info *info, const uint8_t *aml, size_t len)
 {
-    struct aml a = {aml, len};
-    struct acpi_device *device = NULL;
-    size_t device_end = 0;
+    static const bool wanted[256] = {
+        [AML_NAME] = true,      [AML_EXT] = true,         [RES_MEMORY32_FIXED] = true,
+        [RES_INTERRUPT] = true, [RES_DWORD_SPACE] = true, [RES_QWORD_SPACE] = true,
+    };
+    struct scan s = {.info = info, .aml = {aml, len}};
     unsigned virtio_before = info->virtio_count;
     for (size_t i = 0; i < len; i++) {
         uint8_t b = aml[i];
-        if (b == AML_NAME) {
-            scan_name(info, &a, i + 1, &device, &device_end);
-        } else if (b == AML_EXT) {
-            scan_region(info, &a, i + 1);
-        } else if (b >= RES_MEMORY32_FIXED && b <= RES_QWORD_SPACE) {
-            bool ours = device && i < device_end;
-            if (b == RES_MEMORY32_FIXED && ours)
-                scan_device_memory(device, &a, i);
-            else if (b == RES_INTERRUPT && ours)
-                scan_device_interrupt(device, &a, i);
-            else if (b == RES_DWORD_SPACE && aml_match(&a, i + 1, "\x17\0", 2))
-                scan_window(info, &a, i, 4);
-            else if (b == RES_QWORD_SPACE && aml_match(&a, i + 1, "\x2b\0", 2))
-                scan_window(info, &a, i, 8);
-        }
+        if (likely(!wanted[b]))
+            continue;
+        if (b == AML_NAME)
+            scan_name(info, &s.aml, i + 1, &s.device, &s.device_end);
+        else if (b == AML_EXT)
+            scan_region(info, &s.aml, i + 1);
+        else
+            scan_resource(&s, i, b);
     }
     drop_incomplete(info, virtio_before);
 }

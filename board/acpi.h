@@ -5,8 +5,8 @@
  * What the firmware's ACPI tables say about the machine, as plain numbers. Start-up only, one pass,
  * no memory is allocated or kept. Physical addresses; 0 means "not there" for all of them.
  *
- * The tables are foreign bytes. A table that is cut short, lies about its length, has a wrong sum or
- * points in a circle is left out with one log line; the rest is still read. Nothing aborts.
+ * The tables are foreign bytes. A table that is cut short, lies about its length, has a wrong sum
+ * or points in a circle is left out with one log line; the rest is still read. Nothing aborts.
  */
 #include "kernel/compiler.h"
 
@@ -68,7 +68,7 @@ struct acpi_info {
     struct acpi_window mmio32, mmio64; /* the largest windows of bridges */
 };
 
-/* `rsdp` is the physical address of the root pointer. 0, or SR_EINVAL when nothing could be read. */
+/* `rsdp` is the physical address of the root pointer. 0, or SR_EINVAL: nothing could be read. */
 int acpi_parse(struct acpi_info *info, uint64_t rsdp, const struct acpi_reader *reader);
 /* The body of a DSDT or SSDT: what a byte scan can find. Called by acpi_parse; alone for tests. */
 void acpi_scan_aml(struct acpi_info *info, const uint8_t *aml, size_t len);

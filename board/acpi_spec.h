@@ -57,8 +57,8 @@ struct acpi_fadt { /* 5.2.9; the fields that we read */
     struct acpi_gas_spec x_gpe0, x_gpe1, sleep_control, sleep_status;
 };
 static_assert(sizeof(struct acpi_fadt) == 268, "");
-#define ACPI_FADT_RESET_SUP   (1u << 10)
-#define ACPI_FADT_HW_REDUCED  (1u << 20)
+#define ACPI_FADT_RESET_SUP  (1u << 10)
+#define ACPI_FADT_HW_REDUCED (1u << 20)
 
 enum { ACPI_SPACE_MEMORY = 0, ACPI_SPACE_IO = 1 };
 

@@ -4,8 +4,8 @@
  *
  * board_entropy_add and the processor's own generator are mixed into the key by running the cipher
  * over key XOR input; each request takes a fresh key out of its own first block, so that what was
- * given out cannot be computed back. Without either source the key has only the cycle counter in it,
- * and board_entropy says so by returning false. Loop 0.
+ * given out cannot be computed back. Without either source the key has only the cycle counter in
+ * it, and board_entropy says so by returning false. Loop 0.
  */
 #include "boot/arch.h"
 #include "board/board.h"

@@ -14,7 +14,7 @@
 #include "kernel/page.h"
 
 #define MAX_RANGES 24
-#define LOW_HOLE   0xa0000u  /* video memory and ROMs: some loaders call this RAM */
+#define LOW_HOLE   0xa0000u /* video memory and ROMs: some loaders call this RAM */
 #define ONE_MIB    0x100000u
 #define ONE_GIB    0x40000000ull /* what the first page tables reach */
 

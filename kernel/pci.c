@@ -126,8 +126,14 @@ static void bars_read(struct pci_dev *d, unsigned count)
 static void set_name(struct pci_dev *d)
 {
     static const char hex[] = "0123456789abcdef";
-    const char name[8] = {hex[d->bus >> 4], hex[d->bus & 15], ':', hex[d->dev >> 4],
-                          hex[d->dev & 15], '.', hex[d->fn], 0};
+    const char name[8] = {hex[d->bus >> 4],
+                          hex[d->bus & 15],
+                          ':',
+                          hex[d->dev >> 4],
+                          hex[d->dev & 15],
+                          '.',
+                          hex[d->fn],
+                          0};
     memcpy(d->name, name, sizeof(name));
 }
 
@@ -307,7 +313,7 @@ static void bridge_windows(const struct pci_dev *d, uint64_t b32, uint64_t e32, 
 
 static bool bus_needs_addresses(uint8_t first, uint8_t last)
 {
-    list_for_each(d, &devices, struct pci_dev, link)
+    list_for_each (d, &devices, struct pci_dev, link)
         for (unsigned i = 0; i < 6; i++)
             if (d->bus >= first && d->bus <= last && d->bar[i].size && !d->bar[i].phys)
                 return true;
@@ -330,7 +336,7 @@ static void assign_bridge(struct bridge *b)
 
 static void assign_bus(uint8_t bus, bool below_bridge)
 {
-    list_for_each(d, &devices, struct pci_dev, link)
+    list_for_each (d, &devices, struct pci_dev, link)
         if (d->bus == bus)
             bars_assign(d, below_bridge);
     for (struct bridge *b = bridges; b; b = b->next)
@@ -353,7 +359,7 @@ void pci_init(const struct pci_host *h)
     mem32_end = h->mmio32_base + h->mmio32_size;
     mem64 = h->mmio64_base;
     mem64_end = h->mmio64_base + h->mmio64_size;
-    list_for_each(d, &devices, struct pci_dev, link)
+    list_for_each (d, &devices, struct pci_dev, link)
         raise_marks(d);
     for (const struct bridge *b = bridges; b; b = b->next)
         raise_marks(&b->dev);
@@ -364,7 +370,7 @@ void pci_init(const struct pci_host *h)
 
 static const struct pci_driver *find_driver(const struct pci_dev *d)
 {
-    registry_for_each(pci_driver, it)
+    registry_for_each (pci_driver, it)
         if ((*it)->match(d))
             return *it;
     return NULL;
@@ -375,7 +381,7 @@ static struct pci_dev *next_device(const struct pci_dev *after)
 {
     struct pci_dev *best = NULL;
     unsigned floor = after ? (unsigned)after->bus << 8 | devfn(after) : 0, least = 0x10000;
-    list_for_each(d, &devices, struct pci_dev, link) {
+    list_for_each (d, &devices, struct pci_dev, link) {
         unsigned a = (unsigned)d->bus << 8 | devfn(d);
         if ((!after || a > floor) && a < least) {
             best = d;
@@ -416,8 +422,7 @@ int pci_msix_enable(struct pci_dev *d)
     if (!d->msix_cap)
         return SR_ENOTSUP;
     uint32_t where = pci_read(d, d->msix_cap + MSIX_TABLE, 4), off = where & ~7u;
-    if ((where & 7) >= 6 ||
-        !range_ok(off, (uint64_t)d->msix_vectors * 16, d->bar[where & 7].size))
+    if ((where & 7) >= 6 || !range_ok(off, (uint64_t)d->msix_vectors * 16, d->bar[where & 7].size))
         return SR_EINVAL;
     volatile char *bar = pci_bar_map(d, where & 7);
     if (!bar)
@@ -468,7 +473,7 @@ int pci_msi_enable(struct pci_dev *d, const struct irq *irq)
 
 void co_mmio_offer(const struct mmio_dev *d)
 {
-    registry_for_each(mmio_driver, it) {
+    registry_for_each (mmio_driver, it) {
         int r = (*it)->probe(d);
         if (r == SR_ENODEV)
             continue;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 #ifndef KERNEL_PCI_HW_H
 #define KERNEL_PCI_HW_H
-/* Configuration space as in PCI Local Bus 3.0 chapter 6 and the PCI-to-PCI bridge specification 1.2. */
+/* Configuration space: PCI Local Bus 3.0, chapter 6; PCI-to-PCI bridges 1.2, chapter 3. */
 
 enum {
     PCI_VENDOR = 0x00,
@@ -31,6 +31,12 @@ enum { HEADER_MASK = 0x7f, HEADER_BRIDGE = 1, HEADER_MULTI = 0x80 };
 enum { BAR_IO = 1, BAR_64 = 4, BAR_TYPE = 6, BAR_PREFETCH = 8, BAR_FLAGS = 15 };
 enum { CAP_MSI = 0x05, CAP_MSIX = 0x11 };
 enum { MSI_CONTROL = 2, MSI_ENABLE = 1, MSI_64 = 0x80, MSI_MULTIPLE = 0x70 };
-enum { MSIX_CONTROL = 2, MSIX_TABLE = 4, MSIX_ENABLE = 0x8000, MSIX_MASK_ALL = 0x4000,
-       MSIX_SIZE = 0x7ff, MSIX_ENTRY_MASKED = 1 };
+enum {
+    MSIX_CONTROL = 2,
+    MSIX_TABLE = 4,
+    MSIX_ENABLE = 0x8000,
+    MSIX_MASK_ALL = 0x4000,
+    MSIX_SIZE = 0x7ff,
+    MSIX_ENTRY_MASKED = 1
+};
 #endif

@@ -9,8 +9,13 @@
 #include "kernel/board.h"
 
 enum { COM1 = 0x3f8, UART_DATA = COM1, UART_IER, UART_FCR, UART_LCR, UART_MCR, UART_LSR };
-enum { LCR_8N1 = 0x03, LCR_DIVISOR = 0x80, FCR_ENABLE_CLEAR = 0x07, MCR_DTR_RTS_OUT2 = 0x0b,
-       LSR_EMPTY = 0x20 };
+enum {
+    LCR_8N1 = 0x03,
+    LCR_DIVISOR = 0x80,
+    FCR_ENABLE_CLEAR = 0x07,
+    MCR_DTR_RTS_OUT2 = 0x0b,
+    LSR_EMPTY = 0x20
+};
 #define FIFO_BYTES 16u
 #define WAIT_SPINS 20000u /* about 20 ms: longer than 16 bytes take at 9600 baud */
 

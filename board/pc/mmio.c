@@ -19,7 +19,9 @@ static bool number(const char **s, uint64_t *v)
     }
     for (*v = 0;; p++, digits++) {
         unsigned c = (unsigned char)*p, lower = c | 0x20;
-        unsigned d = c >= '0' && c <= '9' ? c - '0' : lower >= 'a' && lower <= 'f' ? lower - 'a' + 10 : 99;
+        unsigned d = c >= '0' && c <= '9'           ? c - '0'
+                     : lower >= 'a' && lower <= 'f' ? lower - 'a' + 10
+                                                    : 99;
         if (d >= base)
             break;
         if (*v > (UINT64_MAX - d) / base)
@@ -50,8 +52,8 @@ static bool word(const char *s, struct mmio_dev *d)
         return false;
     if (!len || len > 1u << 20 || !base || line > 4095)
         return false;
-    *d = (struct mmio_dev){.phys = base, .len = (size_t)(len << shift), .gsi = (unsigned)line,
-                           .level = true};
+    *d = (struct mmio_dev){
+        .phys = base, .len = (size_t)(len << shift), .gsi = (unsigned)line, .level = true};
     return true;
 }
 
@@ -73,8 +75,11 @@ static unsigned from_acpi(struct mmio_dev *out, unsigned max)
     unsigned n = MIN(pc_acpi.virtio_count, max);
     for (unsigned i = 0; i < n; i++) {
         const struct acpi_device *a = &pc_acpi.virtio[i];
-        out[i] = (struct mmio_dev){.phys = a->base, .len = (size_t)a->len, .gsi = a->gsi,
-                                   .level = a->level, .low = a->low};
+        out[i] = (struct mmio_dev){.phys = a->base,
+                                   .len = (size_t)a->len,
+                                   .gsi = a->gsi,
+                                   .level = a->level,
+                                   .low = a->low};
     }
     return n;
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 #ifndef BOARD_PC_PC_H
 #define BOARD_PC_PC_H
-/* Inside board/pc: what its files know of each other. Start-up order: console_init, machine_init. */
+/* Inside board/pc: what its files know of each other. pc.c is the order of start-up. */
 #include "board/acpi.h"
 #include "kernel/pci.h"
 

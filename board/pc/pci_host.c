@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
  * PCI configuration access of a PC, best first: the ECAM that ACPI's MCFG tells, q35's own register
- * for it (PCIEXBAR), the place where QEMU's microvm has it when there is no ACPI to ask, the ports
- * 0xcf8/0xcfc. And the windows in which BARs without an address get one: qboot assigns none, SeaBIOS
- * all of q35's, and none of microvm's.
+ * for it (PCIEXBAR), the ports 0xcf8/0xcfc. microvm has PCI only together with ACPI. And the
+ * windows in which BARs without an address get one: qboot assigns none, SeaBIOS all of q35's, and none of
+ * microvm's.
  *
  * The ECAM is mapped one bus at a time, when that bus is first touched.
  */
@@ -14,13 +14,9 @@
 
 enum { CONFIG_ADDRESS = 0xcf8, CONFIG_DATA = 0xcfc };
 enum { PCIEXBAR = 0x60, PCIEXBAR_ENABLE = 1 };
-#define MICROVM_ECAM        0xe0000000ull /* QEMU hw/i386/microvm: fixed */
-#define MICROVM_MMIO        0xc0000000ull
-#define MICROVM_MMIO_SIZE   0x20000000ull
-#define MICROVM_HOST_BRIDGE 0x00081b36u
-#define CHIPSET_BASE        0xfec00000ull /* I/O APIC, HPET, local APIC, ROM */
-#define FOUR_GIB            0x100000000ull
-#define ECAM_BUS            0x100000u
+#define CHIPSET_BASE 0xfec00000ull /* I/O APIC, HPET, local APIC, ROM */
+#define FOUR_GIB     0x100000000ull
+#define ECAM_BUS     0x100000u
 
 static uint64_t ecam_base; /* of bus 0 */
 static volatile uint8_t *bus_map[256];
@@ -94,27 +90,14 @@ static void use_ecam(uint64_t base, uint8_t first, uint8_t last)
     pc_host.last_bus = last;
 }
 
-/* Is there a host bridge where microvm,pcie=on has its ECAM? The address is not RAM: it is checked. */
-static bool microvm_ecam_answers(void)
-{
-    if (memory_top() > MICROVM_ECAM && memory_top() <= FOUR_GIB)
-        return false;
-    volatile uint32_t *id = mmio_map(MICROVM_ECAM, 4096);
-    return id && *id == MICROVM_HOST_BRIDGE;
-}
-
 static bool find_access(void)
 {
     if (pc_acpi.ecam.base) { /* MCFG's base is that of bus 0, even when first_bus is not 0 */
         use_ecam(pc_acpi.ecam.base, pc_acpi.ecam_first, pc_acpi.ecam_last);
         return true;
     }
-    if (pc_kind == PC_MICROVM) {
-        if (!microvm_ecam_answers())
-            return false;
-        use_ecam(MICROVM_ECAM, 0, 255);
-        return true;
-    }
+    if (pc_kind == PC_MICROVM)
+        return false;
     uint32_t bar = pc_kind == PC_Q35 ? pc_port_config_read(0, 0, PCIEXBAR, 4) : 0;
     if (bar & PCIEXBAR_ENABLE) {
         use_ecam(bar & 0xf0000000, 0, 255);
@@ -126,14 +109,13 @@ static bool find_access(void)
     return true;
 }
 
-/* Below 4 GiB: on microvm what its bridge decodes; on the others, whose bridge passes on whatever is
+/* Below 4 GiB: on microvm what its bridge decodes; on the others, whose bridge passes on what is
  * not RAM, everything between RAM or ECAM and the chip set. */
 static void find_low_window(void)
 {
     if (pc_kind == PC_MICROVM) {
-        bool told = pc_acpi.mmio32.size;
-        pc_host.mmio32_base = told ? pc_acpi.mmio32.base : MICROVM_MMIO;
-        pc_host.mmio32_size = told ? pc_acpi.mmio32.size : MICROVM_MMIO_SIZE;
+        pc_host.mmio32_base = pc_acpi.mmio32.base;
+        pc_host.mmio32_size = pc_acpi.mmio32.size;
         return;
     }
     uint64_t base = 0xc0000000;

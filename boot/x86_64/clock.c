@@ -9,8 +9,8 @@
  *   2. under TCG and KVM the APIC timer counts nanoseconds by definition: the TSC against it;
  *   3. both against the ACPI timer (3.579545 MHz) or the 8254 (1.193182 MHz);
  *   4. nothing there: 1 GHz is assumed, and said.
- * The measurement runs beside the other start-up work: clock_begin takes a sample, clock_end another
- * after at least CALIBRATION_NS, which is seldom worth waiting for. A longer window would be more
+ * The measurement runs beside the other start-up work: clock_begin takes a sample, clock_end
+ * another after at least CALIBRATION_NS, which is seldom worth waiting for. A longer window would be more
  * exact; sleeping does not depend on it, because who wakes looks at the clock again.
  *
  * The timer is lazy: an earlier alarm that is still set is left alone and costs one early return.
@@ -21,7 +21,7 @@
 #include "kernel/log.h"
 
 #define GHZ            1000000000ull
-#define CALIBRATION_NS 1000000ull
+#define CALIBRATION_NS 500000ull
 #define PM_TIMER_HZ    3579545ull
 #define PIT_HZ         1193182ull
 #define HV_LEAF        0x40000000u

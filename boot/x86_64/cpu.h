@@ -57,12 +57,12 @@ static inline struct cpuid cpuid(uint32_t leaf, uint32_t sub)
     __asm__ volatile("cpuid" : "=a"(r.a), "=b"(r.b), "=c"(r.c), "=d"(r.d) : "a"(leaf), "c"(sub));
     return r;
 }
-#define READ_CR(n)                                                                                 \
-    static inline uint64_t read_cr##n(void)                                                        \
-    {                                                                                              \
-        uint64_t v;                                                                                \
-        __asm__ volatile("mov %%cr" #n ", %0" : "=r"(v));                                          \
-        return v;                                                                                  \
+#define READ_CR(n)                                        \
+    static inline uint64_t read_cr##n(void)               \
+    {                                                     \
+        uint64_t v;                                       \
+        __asm__ volatile("mov %%cr" #n ", %0" : "=r"(v)); \
+        return v;                                         \
     }
 READ_CR(2)
 READ_CR(3)
@@ -113,8 +113,13 @@ uint64_t vm_lookup(uint64_t va, unsigned *level);
 void vm_guard(uint64_t va, bool guard);
 
 /* trap.c */
-enum { VECTOR_FIRST = 0x20, VECTOR_LAST = 0xef, VECTOR_TIMER = 0xf0, VECTOR_WAKE = 0xf1,
-       VECTOR_SPURIOUS = 0xff };
+enum {
+    VECTOR_FIRST = 0x20,
+    VECTOR_LAST = 0xef,
+    VECTOR_TIMER = 0xf0,
+    VECTOR_WAKE = 0xf1,
+    VECTOR_SPURIOUS = 0xff
+};
 void trap_init(void);
 void trap_set_vector(unsigned vector, const char *handler);
 /* Where the backtrace starts: the frame of the exception being reported, else the caller. */
@@ -124,11 +129,11 @@ extern const uint64_t *trap_stack;
 void lapic_init(void);
 void ioapic_add(uint64_t phys, unsigned gsi_base);
 void ioapic_init(void);
-uint32_t lapic_timer_read(void);              /* counts down at lapic_hz from UINT32_MAX */
-void lapic_timer_start(uint32_t ticks);       /* one shot */
+uint32_t lapic_timer_read(void);        /* counts down at lapic_hz from UINT32_MAX */
+void lapic_timer_start(uint32_t ticks); /* one shot */
 void lapic_tsc_deadline(uint64_t tsc);
 bool lapic_has_tsc_deadline(void);
-extern volatile uint8_t lapic_timer_armed;    /* cleared by the timer's interrupt */
+extern volatile uint8_t lapic_timer_armed; /* cleared by the timer's interrupt */
 
 /* clock.c: clock_begin takes the first sample, clock_end the second and sets the rates. pm_timer is
  * the I/O port of the ACPI timer, or 0. What happens in between counts as calibration time. */

@@ -38,8 +38,13 @@ enum lapic_register {
     LAPIC_TIMER_CURRENT = 0x390,
     LAPIC_TIMER_DIVIDE = 0x3e0,
 };
-enum { LVT_MASKED = 1 << 16, LVT_NMI = 4 << 8, LVT_TSC_DEADLINE = 2 << 17, SVR_ENABLE = 1 << 8,
-       DIVIDE_BY_1 = 0xb };
+enum {
+    LVT_MASKED = 1 << 16,
+    LVT_NMI = 4 << 8,
+    LVT_TSC_DEADLINE = 2 << 17,
+    SVR_ENABLE = 1 << 8,
+    DIVIDE_BY_1 = 0xb
+};
 enum { REDIR_LOW = 1 << 13, REDIR_LEVEL = 1 << 15, REDIR_MASKED = 1 << 16 };
 
 struct ioapic {
@@ -136,7 +141,8 @@ void lapic_tsc_deadline(uint64_t tsc)
 
 void board_wake(unsigned loop)
 {
-    (void)loop; /* one loop: an interrupt to ourselves is pending until the next sleep ends at once */
+    (void)
+        loop; /* one loop: an interrupt to ourselves is pending until the next sleep ends at once */
     if (x2apic) {
         wrmsr(MSR_X2APIC + LAPIC_ICR / 16, (uint64_t)lapic_id << 32 | VECTOR_WAKE);
     } else {

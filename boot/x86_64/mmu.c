@@ -3,9 +3,9 @@
  * Page tables: one address space, four levels, built once and then changed only by guard pages and
  * device mappings.
  *
- *     0x0000000000100000  the image, at its physical address: text RX, rodata R, data RW; 4 KiB pages
+ *     0x0000000000100000  the image, at its physical address, 4 KiB pages: RX, R, RW
  *     everything else below 2^47: nothing, so a null or stray pointer faults
- *     0xffff800000000000  + p: all RAM, RW, never executable, in the largest pages that fit; without
+ *     0xffff800000000000  + p: all RAM, RW, never executable, in the largest pages that fit; not
  *                         the image's own frames, so that no writable alias of the code exists
  *                         + p: device memory, uncached, as it is asked for
  *
@@ -75,7 +75,7 @@ static bool entry_split(uint64_t *e, unsigned level)
     return true;
 }
 
-/* The entry for va at `level`, with tables made and large pages split on the way. NULL: no memory. */
+/* The entry for va at `level`, with tables made and large pages split on the way. NULL: no room. */
 static uint64_t *entry_make(uint64_t va, unsigned level)
 {
     uint64_t *t = table_of(root);

@@ -23,6 +23,7 @@
 #define AP_START_PAGE    0x8000u /* kept for the first instructions of other cores */
 
 static struct boot_info boot_info;
+static uint64_t cmdline_phys, cmdline_len;
 static void *main_stack_top;
 
 static const void *record(uint64_t phys, uint64_t len)
@@ -48,7 +49,6 @@ static void read_memmap(const struct hvm_start_info *si)
 
 static void read_cmdline(uint64_t phys)
 {
-    boot_info.cmdline = "";
     if (!phys)
         return;
     const char *s = record(phys, 1);
@@ -58,7 +58,8 @@ static void read_cmdline(uint64_t phys)
     if (n == CMDLINE_MAX || phys + n == FIRST_TABLES)
         panic("the command line has no end");
     memory_reserve(phys, n + 1);
-    boot_info.cmdline = s;
+    cmdline_phys = phys;
+    cmdline_len = n + 1;
 }
 
 static void read_modules(const struct hvm_start_info *si)
@@ -103,6 +104,8 @@ NORETURN void pvh_main(uint32_t start_info)
     vm_guard(stack + ARCH_LINEAR_BASE, true);
     main_stack_top = phys_to_linear(stack + (BOOT_STACK_PAGES + 1) * PAGE_SIZE);
     trap_init();
+    /* qboot leaves it among the ROMs, outside of RAM. */
+    boot_info.cmdline = cmdline_len ? phys_window(cmdline_phys, cmdline_len) : "";
     board_start(&boot_info);
 }
 

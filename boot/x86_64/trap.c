@@ -42,12 +42,38 @@ const uint64_t *trap_stack;
 static unsigned depth;
 
 static const char *const exception_names[32] = {
-    "divide error", "debug exception", "NMI", "breakpoint", "overflow", "bound range exceeded",
-    "invalid opcode", "device not available", "double fault", "coprocessor overrun", "invalid TSS",
-    "segment not present", "stack fault", "general protection fault", "page fault", "vector 15",
-    "x87 error", "alignment check", "machine check", "SIMD error", "virtualization exception",
-    "control protection", "vector 22", "vector 23", "vector 24", "vector 25", "vector 26",
-    "vector 27", "hypervisor injection", "VMM communication", "security exception", "vector 31",
+    "divide error",
+    "debug exception",
+    "NMI",
+    "breakpoint",
+    "overflow",
+    "bound range exceeded",
+    "invalid opcode",
+    "device not available",
+    "double fault",
+    "coprocessor overrun",
+    "invalid TSS",
+    "segment not present",
+    "stack fault",
+    "general protection fault",
+    "page fault",
+    "vector 15",
+    "x87 error",
+    "alignment check",
+    "machine check",
+    "SIMD error",
+    "virtualization exception",
+    "control protection",
+    "vector 22",
+    "vector 23",
+    "vector 24",
+    "vector 25",
+    "vector 26",
+    "vector 27",
+    "hypervisor injection",
+    "VMM communication",
+    "security exception",
+    "vector 31",
 };
 
 static void say(const char *s)
@@ -69,9 +95,9 @@ static void say_hex(const char *name, uint64_t v)
 
 static void say_registers(const struct trap_frame *f)
 {
-    static const char *const names[15] = {"r15 ", " r14 ", " r13 ", "r12 ", " r11 ",
-                                          " r10 ", "r9  ", " r8  ", " rbp ", "rdi ",
-                                          " rsi ", " rdx ", "rcx ", " rbx ", " rax "};
+    static const char *const names[15] = {"r15 ",  " r14 ", " r13 ", "r12 ",  " r11 ",
+                                          " r10 ", "r9  ",  " r8  ", " rbp ", "rdi ",
+                                          " rsi ", " rdx ", "rcx ",  " rbx ", " rax "};
     for (unsigned i = 0; i < 15; i++) {
         say_hex(names[i], (&f->r15)[i]);
         if (i % 3 == 2)
@@ -105,15 +131,24 @@ static const char *describe_address(uint64_t va, uint64_t entry, unsigned level)
     return "memory, not executable";
 }
 
+/* The name of the code at rip; nothing when it is not code of ours. */
+static const char *name_of(uint64_t rip, char *buf, size_t size)
+{
+    buf[0] = 0;
+    if (rip >= (uintptr_t)__image_start && rip < (uintptr_t)__text_end)
+        ksym_name(rip, buf, size);
+    return buf;
+}
+
 static NORETURN void page_fault(const struct trap_frame *f)
 {
     unsigned level;
     uint64_t va = read_cr2(), entry = vm_lookup(va, &level);
     const char *how = f->error & 16 ? "execution of" : f->error & 2 ? "write to" : "read of";
     char where[80];
-    ksym_name(f->rip, where, sizeof(where));
     panic("page fault: %s 0x%llx: %s, at 0x%llx %s", how, (unsigned long long)va,
-          describe_address(va, entry, level), (unsigned long long)f->rip, where);
+          describe_address(va, entry, level), (unsigned long long)f->rip,
+          name_of(f->rip, where, sizeof(where)));
 }
 
 NORETURN void arch_exception(const struct trap_frame *f);
@@ -138,9 +173,8 @@ NORETURN void arch_exception(const struct trap_frame *f)
     if (f->vector == EXC_PAGE_FAULT)
         page_fault(f);
     char where[80];
-    ksym_name(f->rip, where, sizeof(where));
     panic("%s (error 0x%llx) at 0x%llx %s", name, (unsigned long long)f->error,
-          (unsigned long long)f->rip, where);
+          (unsigned long long)f->rip, name_of(f->rip, where, sizeof(where)));
 }
 
 static void set_gate(unsigned vector, const char *handler, unsigned ist)
