@@ -9,22 +9,24 @@
  * A table describes a C struct: decoding fills it (memory for strings, arrays and sub-objects comes
  * from an arena that the caller frees as a whole), encoding reads it. C types of the members:
  *
- *     kind          member                                   on the command line (text)       JSON
- *     TYPE_BOOL     bool                                     on|off|true|false|yes|no|y|n     true
- * false TYPE_INT      int64_t                                  decimal, 0x.. number in [min, max]
- *     TYPE_SIZE     uint64_t                                 123, 64k, 1.5G (suffix bkKMGTPE)
- * number >= 0 (min, max) TYPE_STR      const char *                             text string
- *     TYPE_ENUM     int (index into names)                   one of the names string TYPE_STRUCT
- * the struct itself, inline                dotted keys                      object TYPE_ARRAY
- * struct schema_array                      dotted numbers: list.0.x=        array TYPE_REF struct
- * schema_ref                        name, or dotted keys             string, object, null if
- * allowed TYPE_UNION    struct schema_union, flat                keys of base and branch object
- *     TYPE_ANY      const struct value * (borrowed)          -                                any
+ *     kind         member                     on the command line (text)          JSON
+ *     TYPE_BOOL    bool                       on|off|true|false|yes|no|y|n        true, false
+ *     TYPE_INT     int64_t                    decimal or 0x.., in [min, max]      number
+ *     TYPE_SIZE    uint64_t                   123, 64k, 1.5G (suffix bkMGTPE)     number >= 0
+ *     TYPE_STR     const char *               text                                string
+ *     TYPE_ENUM    int (index into names)     one of the names                    string
+ *     TYPE_STRUCT  the struct itself, inline  dotted keys                         object
+ *     TYPE_ARRAY   struct schema_array        dotted numbers: list.0.x=           array
+ *     TYPE_REF     struct schema_ref          name, or dotted keys                string, object, or
+ *                                             (empty: null, if allowed)           null if allowed
+ *     TYPE_UNION   struct schema_union, flat  keys of base and branch             object
+ *     TYPE_ANY     const struct value *       any                                 any
  *
- * Text and JSON share one decoder: a decoder in `text` mode accepts strings where numbers and
+ * TYPE_ANY and the inline form of TYPE_REF borrow from the tree that was decoded: it must outlive
+ * them. Text and JSON share one decoder: in `text` mode it accepts strings where numbers and
  * booleans are wanted. Unknown keys, missing required keys, wrong types and numbers out of range
  * fail with QEMU's sentences ("Parameter 'x' is missing", "Parameter 'x' is unexpected", "Invalid
- * parameter type for 'x', expected: string", "Parameter 'x' expects ..."; "Parameter 'driver' does
+ * parameter type for 'x', expected: string", "Parameter 'x' expects ...", "Parameter 'driver' does
  * not accept value 'nosuch'"). Tables are const and live for ever. Control path.
  */
 #include "kernel/error.h"
@@ -47,8 +49,8 @@ struct field;
 struct type {
     enum type_kind kind;
     const char *name; /* QAPI name: "BlockdevOptionsQcow2"; NULL for anonymous */
-    int64_t min;      /* INT, SIZE: inclusive range; both 0: the kind's whole range */
-    uint64_t max;
+    int64_t min;  /* INT, SIZE: inclusive range; both 0: the kind's whole range; max 0 above a */
+    uint64_t max; /* positive min: no upper end. `name` is what errors call a range */
     const char *const *names;   /* ENUM: NULL-terminated */
     size_t size;                /* STRUCT, UNION base: sizeof of the C struct */
     const struct field *fields; /* STRUCT and UNION base: ended by {0} */
@@ -57,7 +59,8 @@ struct type {
     const char *tag; /* UNION: name of the base field that selects the branch (TYPE_STR or TYPE_ENUM
                         member) */
     /* UNION: struct of the branch's own fields for a tag value, NULL: no such value. Looks in a
-     * registry. `iterate` gives the nth tag value, for listings. */
+     * registry; &type_empty when it has none. `iterate` gives the nth tag value, for listings, NULL
+     * behind the last. */
     const struct type *(*branch)(const char *tag_value);
     const char *(*iterate)(size_t n);
     const char *doc;
@@ -132,7 +135,7 @@ struct schema_union {
 };
 
 extern const struct type type_bool, type_int, type_uint8, type_uint16, type_uint32, type_size,
-    type_str, type_any, type_str_array;
+    type_str, type_any, type_str_array, type_empty;
 
 /* Bump allocator for one decoded option set. */
 struct arena {
@@ -143,7 +146,12 @@ void *arena_alloc(struct arena *a, size_t n); /* zeroed; NULL: no memory */
 char *arena_strdup(struct arena *a, const char *s);
 void arena_free(struct arena *a);
 
-enum { SCHEMA_TEXT = 1 /* values are strings from a command line */ };
+enum {
+    SCHEMA_TEXT = 1, /* values are strings from a command line */
+    /* Look into inline definitions, too, so that what is wrong in them is said, with its full name,
+     * before anything is opened. As deep as the tree: wants a big stack. */
+    SCHEMA_DEEP = 2
+};
 /* Decode `v` (a dictionary for STRUCT/UNION) into *out (t->size bytes, or the member type of the
  * kind). 0, SR_EINVAL or SR_ENOMEM with err set. */
 int schema_decode(const struct type *t, const struct value *v, unsigned flags, void *out,
@@ -151,8 +159,10 @@ int schema_decode(const struct type *t, const struct value *v, unsigned flags, v
 /* The other way: NULL when memory is out. Optional fields whose has_ is false (or that are NULL)
  * are left out. */
 struct value *schema_encode(const struct type *t, const void *in);
-/* "a.b=x,c=1" -> nested dictionary of strings ("," doubled is a comma, "key" alone is key=on, first
- * key may be implied by `implied`); a text that begins with '{' is JSON: the caller has parsed it.
- * SR_EINVAL with err. */
+/* Bytes that a decoded value of the type takes. */
+size_t schema_size(const struct type *t);
+/* "a.b=x,c=1" -> nested dictionary of strings. "," doubled is a comma; the key of a first word
+ * without '=' may be implied; keys that are all numbers make a list. A text that begins with '{' is
+ * JSON and not for here. NULL with err (SR_EINVAL's or SR_ENOMEM's sentence). */
 struct value *schema_parse_keyval(const char *text, const char *implied, struct error *err);
 #endif

@@ -4,9 +4,11 @@
 /*
  * The value tree: what JSON text or `key=value,...` becomes, and what results become before they
  * are text. Nodes are allocated with sr_malloc and owned by their parent; value_free frees the
- * whole tree. Every maker returns NULL when memory is out, and value_dict_set/value_list_add take
- * ownership of the item also when they fail (they free it). Dictionaries keep insertion order; keys
- * are unique. Control path, any loop (one at a time).
+ * whole tree. Every maker returns NULL when memory is out; value_dict_set and value_list_add answer
+ * SR_ENOMEM then, and take ownership of the item also when they fail (they free it); a NULL item is
+ * such a failure, so that makers can stand in the call. Dictionaries keep insertion order; keys are
+ * unique. Reading a value as another kind than it has is our own mistake and asserted. Recursion is
+ * as deep as the tree: makers bound it. Control path, any loop (one at a time).
  */
 #include "kernel/compiler.h"
 
@@ -31,7 +33,8 @@ struct value *value_bool(bool b);
 struct value *value_int(int64_t i);
 struct value *value_uint(uint64_t u);
 struct value *value_double(double d);
-struct value *value_str(const char *s); /* copies; UTF-8 */
+struct value *value_str(const char *s);              /* copies; UTF-8 */
+struct value *value_strn(const char *s, size_t len); /* without NUL inside */
 struct value *value_list(void);
 struct value *value_dict(void);
 void value_free(struct value *v); /* NULL is fine */
@@ -48,6 +51,8 @@ struct value *value_get(const struct value *dict, const char *key); /* NULL: abs
 int value_list_add(struct value *list, struct value *item);
 int value_dict_set(struct value *dict, const char *key, struct value *item); /* replaces */
 void value_dict_remove(struct value *dict, const char *key);
+struct value *value_dict_take(struct value *dict,
+                              const char *key); /* the caller's now; NULL: absent */
 struct value *value_copy(const struct value *v);
 bool value_equal(const struct value *a, const struct value *b);
 #endif
