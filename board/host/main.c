@@ -16,6 +16,7 @@
 #include "board/host/host.h"
 #include "board/main.h"
 #include "control/control.h"
+#include "kernel/command.h"
 #include "kernel/kernel.h"
 #include "kernel/version.h"
 
