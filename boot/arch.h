@@ -13,10 +13,10 @@
  *   arch_cycles         a cheap cycle counter, for traces; monotonic on one core
  *   arch_cpu_relax      the hint for a spinning loop
  *
- * arch_switch saves what the calling convention lets a callee keep, and nothing else: floating
- * point control words are the same everywhere. The saved state lives on the stack that is left; *save_sp
- * is the only handle. arch_stack_init wants a 16-byte aligned top; `entry` must never return.
- * Any context but an interrupt; none of these can fail.
+ * arch_switch saves what the calling convention lets a callee keep, and nothing else: the control
+ * words of the floating-point unit are the same everywhere. The saved state lives on the stack that
+ * is left; *save_sp is the only handle. arch_stack_init wants a 16-byte aligned top; `entry` must
+ * never return. Any context but an interrupt; none of these can fail.
  */
 #include <stddef.h>
 #include <stdint.h>

@@ -344,11 +344,23 @@ static void assign_bus(uint8_t bus, bool below_bridge)
             assign_bridge(b);
 }
 
+/* What an earlier scan found; only tests scan twice. */
+static void forget(void)
+{
+    list_for_each_safe (d, &devices, struct pci_dev, link)
+        sr_free(d);
+    list_init(&devices);
+    while (bridges) {
+        struct bridge *b = bridges;
+        bridges = b->next;
+        sr_free(b);
+    }
+}
+
 void pci_init(const struct pci_host *h)
 {
     host = h;
-    list_init(&devices);
-    bridges = NULL;
+    forget();
     memset(scanned, 0, sizeof(scanned));
     unassigned = false;
     last_bus = h->first_bus;

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * The host form has no buses and no interrupt controller. kernel/pci.c is linked there for the
- * tests, which bring a bus of their own; these stand in for the board below it. Weak: a test or a loopback
- * device model that has the real thing replaces them.
+ * The host form has no buses and no interrupt controller. kernel/pci.c is linked there for its
+ * tests, which bring a bus of their own; these stand in for the board below it. Weak: a test or a
+ * loopback device model that has the real thing replaces them.
  */
 #include "kernel/error.h"
 #include "kernel/irq.h"

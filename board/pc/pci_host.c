@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
  * PCI configuration access of a PC, best first: the ECAM that ACPI's MCFG tells, q35's own register
- * for it (PCIEXBAR), the ports 0xcf8/0xcfc. microvm has PCI only together with ACPI. And the
- * windows in which BARs without an address get one: qboot assigns none, SeaBIOS all of q35's, and none of
- * microvm's.
+ * for it (PCIEXBAR), the ports 0xcf8/0xcfc. microvm has PCI only together with ACPI.
+ *
+ * And the windows in which BARs without an address get one: qboot assigns none, SeaBIOS all of
+ * q35's, and none of microvm's.
  *
  * The ECAM is mapped one bus at a time, when that bus is first touched.
  */

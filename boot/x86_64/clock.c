@@ -9,9 +9,9 @@
  *   2. under TCG and KVM the APIC timer counts nanoseconds by definition: the TSC against it;
  *   3. both against the ACPI timer (3.579545 MHz) or the 8254 (1.193182 MHz);
  *   4. nothing there: 1 GHz is assumed, and said.
- * The measurement runs beside the other start-up work: clock_begin takes a sample, clock_end
- * another after at least CALIBRATION_NS, which is seldom worth waiting for. A longer window would be more
- * exact; sleeping does not depend on it, because who wakes looks at the clock again.
+ * The measurement runs beside the other start-up work: clock_begin takes a sample, clock_end the
+ * next after CALIBRATION_NS at least, which the ACPI tables nearly fill. A longer window would be
+ * more exact; sleeping does not depend on it, because who wakes looks at the clock again.
  *
  * The timer is lazy: an earlier alarm that is still set is left alone and costs one early return.
  */
@@ -28,7 +28,8 @@
 #define HV_TIMING_LEAF 0x40000010u
 #define TICKS_MAX      0xffffffffull
 
-static uint64_t ns_mult = 1ull << 32, tsc_mult = 1ull << 32, lapic_mult = 1ull << 32;
+/* Before the calibration time is as on 8 GHz: too slow, so that it never jumps back. */
+static uint64_t ns_mult = 1ull << 29, tsc_mult = 1ull << 32, lapic_mult = 1ull << 32;
 static uint64_t tsc_hz, lapic_hz;
 static uint64_t armed_ns;
 static bool lapic_is_ns;
@@ -112,17 +113,23 @@ static uint32_t read_pit(void)
     return 0xffff - (lo | (uint32_t)inb(0x40) << 8);
 }
 
-/* Both rates against a counter of known speed, over about a millisecond. */
+/* Both rates against a counter of known speed, over about a millisecond. The samples that count are
+ * taken inside the loop, after its first turn: under an emulator first turns are slow. */
 static void calibrate_against(uint64_t hz, uint32_t mask, uint32_t (*read)(uint16_t), uint16_t port)
 {
-    uint32_t want = (uint32_t)(hz / 1000), start = read(port), passed = 0;
-    struct sample a = take_sample();
-    for (uint64_t spins = 0; passed < want; spins++) {
-        passed = (read(port) - start) & mask;
-        if (spins == 100000)
+    uint32_t want = (uint32_t)(hz / 1000), start = 0, passed = 0;
+    struct sample a = {0}, b = {0};
+    for (uint64_t turn = 0; passed < want; turn++) {
+        uint32_t now = read(port);
+        b = take_sample();
+        if (turn < 2) {
+            start = now;
+            a = b;
+        }
+        passed = (now - start) & mask;
+        if (turn == 10000)
             return; /* it stands still: not there */
     }
-    struct sample b = take_sample();
     tsc_hz = (b.tsc - a.tsc) * hz / passed;
     if (!lapic_hz)
         lapic_hz = (uint64_t)(uint32_t)(a.lapic - b.lapic) * hz / passed;
