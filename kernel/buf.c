@@ -4,9 +4,10 @@
  *
  *     struct buf  --data-->  | 512 bytes head-room | data: 4, 32 or 256 KiB |
  *
- * The headers lie apart, so that the data of every class starts 512-byte aligned and nothing is lost to
- * alignment. Only the small class has guarantees and is waited for; of the larger ones one takes what is
- * there. So with the pools at their minimum every request still moves, 4 KiB at a time.
+ * The headers lie apart, so that the data of every class starts 512-byte aligned and nothing is
+ * lost to alignment. Only the small class has guarantees and is waited for; of the larger ones one
+ * takes what is there. So with the pools at their minimum every request still moves, 4 KiB at a
+ * time.
  */
 #include "kernel/buf.h"
 #include "kernel/error.h"

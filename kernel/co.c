@@ -19,13 +19,14 @@
  *
  * Who gets a stack. An ordinary start is work from outside and may wait. A *nested* one (co_call,
  * co_start_child) is one that another coroutine waits for: were it to wait for its waiter's stack,
- * nobody would move. So ordinary starts leave `reserve` stacks alone; nested ones take any, are served
- * first, and when there is none a stack is made from the page allocator, and joins the reserve. Only when that has
- * no memory left does a nested start wait. It is not a proof: for 12 MiB and graphs some dozens of
- * levels deep under full load, give the machine more stacks.
+ * nobody would move. So ordinary starts leave `reserve` stacks alone; nested ones take any, are
+ * served first, and when there is none a stack is made from the page allocator, and joins the
+ * reserve. Only when that has no memory left does a nested start wait. It is not a proof: for 12
+ * MiB and graphs some dozens of levels deep under full load, give the machine more stacks.
  *
- * Loops. A stack belongs to the loop that made it (`home`) and goes back there. A coroutine that hops
- * is posted to the other loop by whoever it switched back to, for only then is its state saved.
+ * Loops. A stack belongs to the loop that made it (`home`) and goes back there. A coroutine that
+ * hops is posted to the other loop by whoever it switched back to, for only then is its state
+ * saved.
  */
 #include "boot/arch.h"
 #include "kernel/board.h"
@@ -94,6 +95,11 @@ static inline struct co *co_of(struct qlink *n)
     return container_of(n, struct co, link);
 }
 
+static inline unsigned co_loop_of(const struct co *co)
+{
+    return __atomic_load_n(&co->loop, __ATOMIC_ACQUIRE);
+}
+
 struct co *co_self(void)
 {
     struct co_loop *l = self();
@@ -112,7 +118,7 @@ static void move_on(struct co_loop *l)
 {
     struct co *co = l->moving;
     l->moving = NULL;
-    loop_post(__atomic_load_n(&co->loop, __ATOMIC_RELAXED), &co->move);
+    loop_post(co_loop_of(co), &co->move);
 }
 
 /* Runs `co` until it yields or ends. */
@@ -160,20 +166,23 @@ void co_yield (void)
 static void wake_elsewhere(struct co *co)
 {
     if (!__atomic_exchange_n(&co->wake_posted, true, __ATOMIC_ACQ_REL))
-        loop_post(__atomic_load_n(&co->loop, __ATOMIC_RELAXED), &co->wake);
+        loop_post(co_loop_of(co), &co->wake);
 }
 
 static void run_wake(struct loop_job *job)
 {
     struct co *co = container_of(job, struct co, wake);
     __atomic_store_n(&co->wake_posted, false, __ATOMIC_RELEASE);
-    co_wake(co); /* which posts again if it has hopped away */
+    /* It may have seen its condition without us, and be gone; or have hopped away: co_wake posts
+     * again. */
+    if (co_loop_of(co) != loop_id() || co->state != FREE)
+        co_wake(co);
 }
 
 void co_wake(struct co *co)
 {
     unsigned here = loop_id();
-    if (unlikely(__atomic_load_n(&co->loop, __ATOMIC_RELAXED) != here)) {
+    if (unlikely(co_loop_of(co) != here)) {
         wake_elsewhere(co);
         return;
     }
@@ -204,7 +213,7 @@ static void leave_for(struct co_loop *l, struct co *co, unsigned loop,
 {
     co->state = READY;
     co->move.run = arrive;
-    __atomic_store_n(&co->loop, loop, __ATOMIC_RELAXED);
+    __atomic_store_n(&co->loop, loop, __ATOMIC_RELEASE);
     l->moving = co;
     leave(l, co);
 }

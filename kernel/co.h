@@ -8,7 +8,8 @@
  * resumed only by its loop: co_wake puts it on the ready list (of its own loop, by loop_post when
  * called elsewhere) and never runs it at once. co_wake before the matching co_yield is not lost: it
  * makes that yield return at once (one token, not a count). A token is left over when the condition
- * came true without the yield; so every wait is a loop around its condition: while (!done) co_yield().
+ * came true without the yield; so every wait is a loop around its condition: while (!done)
+ * co_yield().
  *
  * co_start never fails and never drops: when no stack is free the start waits in line (FIFO) until
  * one is. The caller must keep `arg` alive. Kinds of stacks: ordinary ones, and a few CO_BIG (128
@@ -36,9 +37,9 @@ int co_spawn(co_fn *fn, void *arg);
  * control returns here at its first yield). */
 void co_start_now(struct co_start *s, co_fn *fn, void *arg);
 
-/* The same as co_start for a child whose end the caller will wait for (co_join). Ordinary starts leave
- * a reserve of stacks to such children and to co_call, and when that is used up a stack is made from
- * the page allocator; so parents that wait cannot starve their own children. */
+/* The same as co_start for a child whose end the caller will wait for (co_join). Ordinary starts
+ * leave a reserve of stacks to such children and to co_call, and when that is used up a stack is
+ * made from the page allocator; so parents that wait cannot starve their own children. */
 void co_start_child(struct co_start *s, co_fn *fn, void *arg);
 
 struct co *co_self(void); /* NULL outside */

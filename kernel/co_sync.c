@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * What coroutines wait with: sleep, queue, mutex, join. One loop each; built on co_yield and co_wake
- * only. Each wait is a loop around its own condition, because a yield may return early.
+ * What coroutines wait with: sleep, queue, mutex, join. One loop each; built on co_yield and
+ * co_wake only. Each wait is a loop around its own condition, because a yield may return early.
  */
 #include "kernel/co.h"
 #include "kernel/loop.h"
@@ -51,8 +51,8 @@ void co_queue_init(struct co_queue *q)
     queue_init(&q->q);
 }
 
-/* Not inlined: gcc 12 would warn that the queue keeps the address of a local variable. It is taken out
- * before the wait is over. */
+/* Not inlined: gcc 12 would warn that the queue keeps the address of a local variable. It is taken
+ * out before the wait is over. */
 __attribute__((noinline)) static void enqueue(struct co_queue *q, struct queued *w)
 {
     queue_push(&q->q, &w->link);

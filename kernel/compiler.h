@@ -13,7 +13,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* Builds under a sanitizer are the checked builds: bigger stacks, fault points that can be armed. */
+/* Builds under a sanitizer are the checked builds: bigger stacks, fault points that can be armed.
+ * */
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
 #define SR_SANITIZED 1
 #elif defined(__has_feature)

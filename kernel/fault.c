@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * Fault points, and the control path's allocator that has one inside. Arming is for tests: one loop.
+ * Fault points, and the control path's allocator that has one inside. Arming is for tests: one
+ * loop.
  */
 #include "kernel/fault.h"
 

@@ -2,11 +2,13 @@
 #ifndef KERNEL_FIBER_H
 #define KERNEL_FIBER_H
 /*
- * Tells the sanitizers that we change stacks; for kernel/co.c only. Without a sanitizer all of it vanishes.
+ * Tells the sanitizers that we change stacks; for kernel/co.c only. Without a sanitizer all of it
+ * vanishes.
  *
  *     fiber_switch(from, to)      just before the switch
  *     fiber_back(me)              just after it, in the context that resumed another
- *     fiber_arrived(me, from)     just after it, in the context that was resumed by `from`, whose stack may be the loop's: learnt here
+ *     fiber_arrived(me, from)     just after it, in the context that was resumed by `from`, whose
+ *                                 stack may be the loop's: it is learnt here
  */
 #include "kernel/compiler.h"
 

@@ -11,14 +11,14 @@
  * that keep each other busy.
  *
  * Sleeping. After a turn without work the loop arms every poller (the device may now interrupt),
- * polls each once more (what arrived before the device was armed is found here), and only then calls
- * board_idle, which returns at once when an interrupt is already pending. No wake-up is lost, and
- * no code runs in an interrupt handler.
+ * polls each once more (what arrived before the device was armed is found here), and only then
+ * calls board_idle, which returns at once when an interrupt is already pending. No wake-up is lost,
+ * and no code runs in an interrupt handler.
  *
- * Posting across loops. `remote` is a stack that any loop pushes to with compare-and-swap and that its
- * owner takes as a whole (and reverses, so that order is kept). The owner announces `sleeping` before
- * it looks at `remote` for the last time, the sender looks at `sleeping` after its push; both are
- * sequentially consistent, so at least one of them sees the other.
+ * Posting across loops. `remote` is a stack that any loop pushes to with compare-and-swap and that
+ * its owner takes as a whole (and reverses, so that order is kept). The owner announces `sleeping`
+ * before it looks at `remote` for the last time, the sender looks at `sleeping` after its push;
+ * both are sequentially consistent, so at least one of them sees the other.
  *
  * Timers are a sorted list, searched from its end: there are a few dozen, most of them set to later
  * than all others. The data path sets none.

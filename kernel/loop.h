@@ -57,8 +57,8 @@ struct turn_hook {
 };
 void turn_hook_add(struct turn_hook *h);
 
-/* Of the calling loop, 0 .. loop_count()-1. Firmware runs one today. On the host it is a function, so
- * that no compiler keeps the address of a thread's variable across a yield. */
+/* Of the calling loop, 0 .. loop_count()-1. Firmware runs one today. On the host it is a function,
+ * so that no compiler keeps the address of a thread's variable across a yield. */
 #ifdef SR_FORM_FW
 static inline unsigned loop_id(void)
 {

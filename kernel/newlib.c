@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * What newlib asks of the system below, on firmware: a heap, a console, an end, and one `struct _reent` per
- * loop. There are no files, no processes and no signals.
+ * What newlib asks of the system below, on firmware: a heap, a console, an end, and one `struct
+ * _reent` per loop. There are no files, no processes and no signals.
  *
- * The heap is one run of pages, taken by heap_init, or at the first malloc with HEAP_DEFAULT bytes. It serves
- * the control path only; when it is full, malloc returns NULL and the command fails.
+ * The heap is one run of pages, taken by heap_init, or at the first malloc with HEAP_DEFAULT bytes.
+ * It serves the control path only; when it is full, malloc returns NULL and the command fails.
  *
- * newlib calls the plain names in some of its configurations and those with an underscore in others: both exist.
+ * newlib calls the plain names in some of its configurations and those with an underscore in
+ * others: both exist.
  */
 #include "kernel/board.h"
 #include "kernel/log.h"

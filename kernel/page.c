@@ -2,10 +2,10 @@
 /*
  * Pages: one bitmap per range of memory, a set bit is a page in use, first fit.
  *
- * The bitmap of a range lies at its own beginning and marks itself. `hint` is a word below which
- * no page of the range is free. A search looks at words, not at bits: the full ones are stepped over
- * by 64 pages, runs are measured with a count of trailing zeros. So the large runs that pools take at
- * start cost about an instruction per page.
+ * The bitmap of a range lies at its own beginning and marks itself. `hint` is a word below which no
+ * page of the range is free. A search looks at words, not at bits: the full ones are stepped over
+ * by 64 pages, runs are measured with a count of trailing zeros. So the large runs that pools take
+ * at start cost about an instruction per page.
  */
 #include "kernel/board.h"
 #include "kernel/log.h"
@@ -33,7 +33,8 @@ static size_t pages_of(size_t bytes)
     return bytes / PAGE_SIZE + (bytes % PAGE_SIZE != 0);
 }
 
-/* Bits [bit, bit + n) to `used`. They must all be the other way: a page freed twice is found here. */
+/* Bits [bit, bit + n) to `used`. They must all be the other way: a page freed twice is found here.
+ * */
 static void mark(struct range *r, size_t bit, size_t n, bool used)
 {
     while (n) {

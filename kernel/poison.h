@@ -2,7 +2,8 @@
 #ifndef KERNEL_POISON_H
 #define KERNEL_POISON_H
 /*
- * Memory that nobody owns is poisoned under ASan, so that a use after it was put back is found. Nothing in other builds.
+ * Memory that nobody owns is poisoned under ASan, so that a use after it was put back is found.
+ * Nothing in other builds.
  */
 #include "kernel/compiler.h"
 

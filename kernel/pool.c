@@ -5,38 +5,40 @@
  *     object 0 | object 1 | ... | object total-1 | payload 0 | payload 1 | ...
  *                                ^ fresh: this one and those behind it were never handed out
  *
- * One run of pages per pool. Objects that came back are on a free list (last in, first out, so they are
- * warm); the rest lies untouched behind `fresh`, so that start-up costs nothing per object and the host
- * form pays for memory only when it uses it.
+ * One run of pages per pool. Objects that came back are on a free list (last in, first out, so they
+ * are warm); the rest lies untouched behind `fresh`, so that start-up costs nothing per object and
+ * the host form pays for memory only when it uses it.
  *
  * Accounts. free = objects nobody holds. reserved = sum over the credits of what they still have in
- * guarantee, max(0, guaranteed - held). spare = free - reserved. Invariant: free >= reserved: opening a
- * credit needs spare >= guaranteed; a guaranteed take lowers both; a competing take needs spare > 0;
- * a put raises free, and raises reserved only with it.
+ * guarantee, max(0, guaranteed - held). spare = free - reserved. Invariant: free >= reserved:
+ * opening a credit needs spare >= guaranteed; a guaranteed take lowers both; a competing take needs
+ * spare > 0; a put raises free, and raises reserved only with it.
  *
  *     A holder may take when    held < guaranteed                       (its own: always there)
  *                         or    spare > 0 and held < spare              (competing)
  *     Without a credit, when    spare > 0
  *
  * Waiting. Each credit has its own FIFO of waiting coroutines, and is on the pool's list of waiting
- * credits while that is not empty. (All that have no credit share one, `anyone`.) Invariant: none of the
- * waiting credits may take. It holds when one begins to wait; a take only lowers spare; whatever makes a
- * credit entitled is followed by serving:
+ * credits while that is not empty. (All that have no credit share one, `anyone`.) Invariant: none
+ * of the waiting credits may take. It holds when one begins to wait; a take only lowers spare;
+ * whatever makes a credit entitled is followed by serving:
  *
- *   - put by c: c itself may be below its guarantee now, or below its share: c's first waiter is served.
- *     This is the case where one behind must pass those before it, and no order of the list delays it.
- *   - put or close: spare grew: the list is walked from its head for one that may take. Who may not,
- *     because it holds its share, is passed over. It cannot starve: it waits for no other than itself to
- *     put something back, and when it holds less than spare again it stands before all that came later.
- *     A credit that was served goes to the end, so holders take turns whatever number of waiters they have.
+ *   - put by c: c itself may be below its guarantee now, or below its share: its first waiter is
+ *     served. Here one must pass those before it, and the order of the list does not delay it.
+ *   - put or close: spare grew: the list is walked from its head for one that may take. Who may
+ *     not, because it holds its share, is passed over. It cannot starve: it waits for no other than
+ *     itself to put something back, and when it holds less than spare again it stands before all
+ *     that came later. A credit that was served goes to the end, so holders take turns whatever
+ *     number of waiters they have.
  *
  * The object is handed to the waiter within the put, so no newcomer can take it in between; and a
- * newcomer that may take passes nobody who might have. The walk is over holders, not over waiters, and
- * happens only in shortage.
+ * newcomer that may take passes nobody who might have. The walk is over holders, not over waiters,
+ * and happens only in shortage.
  *
- * Ranks are kept by review and by the tests that run with every pool at its minimum. The machine does not
- * check them: an object is often put back by another coroutine than the one that got it (a request is
- * handed on, a buffer is lent to a stream), so what one coroutine "holds" is not known here.
+ * Ranks are kept by review and by the tests that run with every pool at its minimum. The machine
+ * does not check them: an object is often put back by another coroutine than the one that got it (a
+ * request is handed on, a buffer is lent to a stream), so what one coroutine "holds" is not known
+ * here.
  */
 #include "kernel/error.h"
 #include "kernel/log.h"
@@ -87,7 +89,8 @@ size_t pools_min_bytes(void)
     return sum;
 }
 
-/* One round: what is left is shared by weight among those below their maximum. Returns what was given. */
+/* One round: what is left is shared by weight among those below their maximum. Returns what was
+ * given. */
 static size_t share_round(size_t left)
 {
     size_t weights = 0, given = 0;

@@ -23,8 +23,8 @@
  * (loop 0 today).
  *
  * Payload. A pool may give each object `payload` bytes of its own beside it, aligned to
- * `payload_align`; `made` is called once per object, before it is handed out for the first time, and
- * tells where they are. What it writes into the object behind the first word stays.
+ * `payload_align`; `made` is called once per object, before it is handed out for the first time,
+ * and tells where they are. What it writes into the object behind the first word stays.
  */
 #include "kernel/co.h"
 #include "kernel/compiler.h"

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * One ring per loop. Loop 0's is static, so that tracing works before there is memory; those of other
- * loops come from the page allocator when the loops are made.
+ * One ring per loop. Loop 0's is static, so that tracing works before there is memory; those of
+ * other loops come from the page allocator when the loops are made.
  */
 #include "boot/arch.h"
 #include "kernel/board.h"

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * The host board: one Linux process is the machine. Memory is one anonymous mapping of STRONGROOM_MEM bytes (256 MiB unless said; K, M and G
- * are understood), of which the kernel gives real pages when they are first touched. The console is stderr, guard pages are mprotect, the
+ * The host board: one Linux process is the machine. Memory is one anonymous mapping of
+ * STRONGROOM_MEM bytes (256 MiB unless said; K, M and G are understood), of which the kernel gives
+ * real pages when they are first touched. The console is stderr, guard pages are mprotect, the
  * clock is CLOCK_MONOTONIC. Sleeping, waking and signals are uring.c's.
  */
 #include "kernel/board.h"
@@ -53,7 +54,8 @@ uint64_t board_clock_ns(void)
 
 /* ---- end ---- */
 
-/* The contract's numbers. A panic leaves everything as it is; the other two run what exit() runs. */
+/* The contract's numbers. A panic leaves everything as it is; the other two run what exit() runs.
+ * */
 void board_exit(enum board_exit how)
 {
     if (how == BOARD_EXIT_PANIC)

@@ -2,12 +2,13 @@
 /*
  * One io_uring per loop, and the sleeping and waking that the loop needs.
  *
- * The ring is entered once per loop turn (board_turn: submit) or to sleep (board_idle: submit and wait). Completions are run by
- * a poller. With IORING_SETUP_DEFER_TASKRUN the kernel does a completion's last part only when we enter, so no
- * signal-like interruption happens in between; older kernels get a plain ring.
+ * The ring is entered once per loop turn (board_turn: submit) or to sleep (board_idle: submit and
+ * wait). Completions are run by a poller. With IORING_SETUP_DEFER_TASKRUN the kernel does a
+ * completion's last part only when we enter, so no signal-like interruption happens in between;
+ * older kernels get a plain ring.
  *
- * A read of an eventfd is always pending on the ring: board_wake and the signal handler write to it, and a
- * loop that sleeps in the ring wakes up like from any other completion.
+ * A read of an eventfd is always pending on the ring: board_wake and the signal handler write to
+ * it, and a loop that sleeps in the ring wakes up like from any other completion.
  */
 #include "board/host/host.h"
 #include "board/host/uring.h"

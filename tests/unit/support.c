@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 #include "tests/unit/support.h"
 
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -100,6 +101,8 @@ int test_in_child(void (*fn)(void *arg), void *arg, char *output, size_t size)
     pid_t pid = fork();
     assert_true(pid >= 0);
     if (!pid) {
+        signal(SIGSEGV, SIG_DFL); /* cmocka's handlers would go on with the next test */
+        signal(SIGBUS, SIG_DFL);
         dup2(fds[1], STDERR_FILENO);
         dup2(fds[1], STDOUT_FILENO);
         close(fds[0]);

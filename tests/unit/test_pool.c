@@ -278,7 +278,8 @@ static void co_fifo(void *arg)
     all_back();
 }
 
-/* The head of the line holds its share and may not take; one behind it may, and so may one that falls below its guarantee. */
+/* The head of the line holds its share and may not take; one behind it may, and so may one that
+ * falls below its guarantee. */
 static void co_head_does_not_block(void *arg)
 {
     struct credit greedy, modest;
@@ -298,7 +299,8 @@ static void co_head_does_not_block(void *arg)
 
     begin(&wg, 'g', &greedy);
     begin(&wm, 'm', &modest);
-    /* Two come free: greedy is first in line but holds seven; modest holds two and would need three. */
+    /* Two come free: greedy is first in line but holds seven; modest holds two and would need
+     * three. */
     pool_put(&things, NULL, on[--nn]);
     pool_put(&things, NULL, on[--nn]);
     run_others();
