@@ -28,7 +28,6 @@ MACHINES = {
     'microvm': ('microvm', []),
     'microvm-noacpi': ('microvm,acpi=off', []),
     'microvm-pcie': ('microvm,pcie=on', []),
-    'microvm-pcie-noacpi': ('microvm,pcie=on,acpi=off', []),
 }
 PATIENCE = float(os.environ.get('STRONGROOM_PATIENCE', '60'))
 

@@ -85,7 +85,7 @@ static void run_into_it(int kind)
         overflow_stack();
         break;
     case DIVIDE:
-        zero = 1 / zero;
+        zero = 77 / zero;
         break;
     case UNDEFINED:
         __builtin_trap();
