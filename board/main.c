@@ -108,7 +108,7 @@ static int co_configure_all(void)
     return rc ? rc : co_run_start_hooks();
 }
 
-/* A power button has no interrupt line here: looking four times a second costs nothing. */
+/* Asking the button is a device access: four times a second, instead of at each turn of the loop. */
 static void co_wait_for_quit(void)
 {
     life.waiting = co_self();
