@@ -1,0 +1,325 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * The reader: one coroutine per connection that takes requests off the stream, checks them, and
+ * starts them. It stops taking any when NBD_MAX_INFLIGHT are under way, when pools have none left
+ * for this client, or when the export's gate is closed; then the client's window fills, and it
+ * waits.
+ *
+ *     header -> object -> checks -+- bad -> payload skipped -> error reply
+ *                                 +- WRITE: payload lent in place, piece by piece, to the disk
+ *                                 +- READ: a buffer first, then a coroutine
+ *                                 +- others: a coroutine
+ *
+ * Order of acquisition: request, buffer or piece, stack (pool ranks). All waiting for the client is
+ * done here, where only the reader's stack is held.
+ *
+ * Spec: "Request message", "Request types", "Error values", "Size constraints". A hard disconnect
+ * (any return but 0) follows a bad magic, and a payload above 32 MiB.
+ */
+#include "net/nbd/nbd.h"
+
+struct pool nbd_request_pool = POOL("nbd-request", POOL_RANK_REQUEST, sizeof(struct nbd_request),
+                                    .min = 192, .max = 12800, .weight = 1);
+struct pool nbd_piece_pool = POOL("nbd-piece", POOL_RANK_BUFFER, sizeof(struct nbd_piece),
+                                  .min = 24, .max = 2048, .weight = 1);
+REGISTER(pool, nbd_request_pool);
+REGISTER(pool, nbd_piece_pool);
+
+/* ---- Waiting ---------------------------------------------------------------------------------- */
+
+static void co_wait_inflight(struct nbd_conn *c, unsigned below)
+{
+    while (c->inflight >= below) {
+        c->wait_below = below;
+        c->waiting = co_self();
+        co_yield ();
+        c->waiting = NULL;
+    }
+}
+
+void co_nbd_idle(struct nbd_conn *c)
+{
+    co_wait_inflight(c, 1);
+}
+
+/* A drain is under way: let it have the reader's stack only. */
+static void co_wait_gate(struct nbd_conn *c)
+{
+    struct origin *o = &c->exp->e->origin;
+    if (unlikely(o->gate[loop_id()].closed)) {
+        co_origin_enter(o);
+        origin_leave(o);
+    }
+}
+
+/* ---- Checks ----------------------------------------------------------------------------------- */
+
+#define ALL(mode_flags) (NBD_CMD_FLAG_FUA | (mode_flags))
+
+/* "SHOULD return EINVAL if it receives a request with a flag not documented as applicable". */
+static uint16_t allowed_flags(const struct nbd_conn *c, unsigned type)
+{
+    bool ext = c->mode == NBD_EXTENDED;
+    switch (type) {
+    case NBD_CMD_READ:
+        return ALL(c->mode == NBD_SIMPLE ? 0 : NBD_CMD_FLAG_DF);
+    case NBD_CMD_WRITE:
+        return ALL(ext ? NBD_CMD_FLAG_PAYLOAD_LEN : 0);
+    case NBD_CMD_WRITE_ZEROES:
+        return ALL(NBD_CMD_FLAG_NO_HOLE | NBD_CMD_FLAG_FAST_ZERO);
+    case NBD_CMD_BLOCK_STATUS:
+        return ALL(NBD_CMD_FLAG_REQ_ONE | (ext ? NBD_CMD_FLAG_PAYLOAD_LEN : 0));
+    default:
+        return ALL(0);
+    }
+}
+
+static bool writes(unsigned type)
+{
+    return type == NBD_CMD_WRITE || type == NBD_CMD_WRITE_ZEROES || type == NBD_CMD_TRIM;
+}
+
+/* "WRITE past end ENOSPC; read or trim past end EINVAL". */
+static int check_range(const struct nbd_request *r)
+{
+    const struct nbd_conn *c = r->conn;
+    if (!range_ok(r->offset, r->len, nbd_export_size(c->exp)))
+        return r->type == NBD_CMD_WRITE || r->type == NBD_CMD_WRITE_ZEROES ? SR_ENOSPC : SR_EINVAL;
+    return is_aligned(r->offset | r->len, c->min_block) ? 0 : SR_EINVAL;
+}
+
+static int check(const struct nbd_request *r)
+{
+    const struct nbd_conn *c = r->conn;
+    if (unlikely(r->type > NBD_CMD_BLOCK_STATUS || r->flags & ~allowed_flags(c, r->type)))
+        return SR_EINVAL;
+    if (unlikely(c->exp->e->shutting_down))
+        return SR_ESHUTDOWN;
+    if (unlikely(writes(r->type) && !c->exp->e->writable))
+        return SR_EPERM;
+    if (r->type == NBD_CMD_FLUSH)
+        return r->offset | r->len ? SR_EINVAL : 0;
+    if (r->type == NBD_CMD_READ && unlikely(r->len > NBD_MAX_PAYLOAD))
+        return c->mode == NBD_SIMPLE ? SR_EINVAL : SR_EOVERFLOW;
+    if (r->type == NBD_CMD_BLOCK_STATUS && unlikely(!c->status || !r->len))
+        return SR_EINVAL;
+    return check_range(r);
+}
+
+/* ---- Payloads --------------------------------------------------------------------------------- */
+
+/* The next part of a payload of `left` bytes for `offset`. Parts but the first begin where blocks
+ * of 4 KiB do, and half of the stream's window keeps coming while the other is written. */
+static size_t piece_len(const struct nbd_conn *c, uint64_t offset, uint64_t left)
+{
+    size_t max = MIN(c->stream->max_wait, (size_t)BUF_MAX);
+    if (left <= max)
+        return (size_t)left;
+    return MAX(max / 2 & ~(size_t)4095, (size_t)4096) - (size_t)(offset & 4095);
+}
+
+static int co_lend_piece(struct nbd_request *r, uint64_t offset, size_t n, size_t *lent)
+{
+    struct nbd_conn *c = r->conn;
+    struct nbd_piece *p = co_pool_get(&nbd_piece_pool, &c->pieces);
+    stream_borrow(c->stream, n, &p->loan);
+    p->req = r;
+    p->offset = offset;
+    *lent = p->loan.len;
+    r->pending++;
+    co_start_now(&p->start, co_nbd_write_piece, p);
+    return 0;
+}
+
+/* What the stream gives of a write goes to the disk at once; after the first error the rest is
+ * skipped. Returns what the stream says. */
+static int co_receive_write(struct nbd_request *r)
+{
+    struct stream *s = r->conn->stream;
+    uint64_t offset = r->offset, left = r->len;
+    int rc = 0;
+    r->pending = 1;
+    while (left && !rc) {
+        size_t n = piece_len(r->conn, offset, left);
+        if (unlikely(r->error)) {
+            rc = co_stream_skip(s, left, STREAM_FOREVER);
+            break;
+        }
+        if (s->ops->available(s) < n)
+            rc = co_stream_wait(s, n, STREAM_FOREVER);
+        if (!rc)
+            rc = co_lend_piece(r, offset, n, &n);
+        offset += n;
+        left -= n;
+    }
+    if (rc && !r->error)
+        r->error = SR_EIO;
+    co_nbd_write_done(r);
+    return rc;
+}
+
+/* BLOCK_STATUS with a list of contexts: 8 + 4n bytes. There is one context, so what is acceptable
+ * names just it; "duplicate or unknown ids: consume the payload, EINVAL". */
+static int co_receive_status(struct nbd_request *r)
+{
+    struct {
+        be64 len;
+        be32 id;
+    } list;
+    struct stream *s = r->conn->stream;
+    if (r->len != sizeof(list)) {
+        r->error = SR_EINVAL;
+        return co_stream_skip(s, r->len, STREAM_FOREVER);
+    }
+    int rc = co_stream_read(s, &list, sizeof(list), STREAM_FOREVER);
+    if (rc)
+        return rc;
+    r->len = be64_get(list.len);
+    r->error = be32_get(list.id) == NBD_CONTEXT_ALLOCATION ? check(r) : SR_EINVAL;
+    return 0;
+}
+
+static bool has_payload(const struct nbd_request *r)
+{
+    return r->conn->mode == NBD_EXTENDED ? r->flags & NBD_CMD_FLAG_PAYLOAD_LEN
+                                         : r->type == NBD_CMD_WRITE;
+}
+
+/* ---- Starting --------------------------------------------------------------------------------- */
+
+static void co_start_read(struct nbd_request *r)
+{
+    struct nbd_conn *c = r->conn;
+    r->buf = co_buf_get_upto(&c->bufs, (size_t)r->len);
+    if (likely(r->len <= r->buf->size))
+        co_start_now(&r->start, co_nbd_read, r);
+    else if (nbd_long_may_start(c))
+        nbd_long_start(r);
+    else
+        queue_push(&c->long_waiting, &r->link);
+}
+
+static int co_dispatch(struct nbd_request *r)
+{
+    co_wait_gate(r->conn);
+    TRACE(nbd_request, r->type, r->offset);
+    if (r->type == NBD_CMD_READ && r->len)
+        co_start_read(r);
+    else if (r->type == NBD_CMD_READ)
+        co_nbd_reply(r); /* of nothing: unspecified, "SHOULD NOT disconnect" */
+    else {
+        if (r->type == NBD_CMD_BLOCK_STATUS)
+            r->buf = co_buf_get_upto(&r->conn->bufs, NBD_STATUS_BUF);
+        co_start_now(&r->start, co_nbd_command, r);
+    }
+    return 0;
+}
+
+/* A request with payload. Only WRITE has one that we know what to do with, and BLOCK_STATUS. */
+static int co_take_payload(struct nbd_request *r)
+{
+    int rc;
+    if (r->len > NBD_MAX_PAYLOAD) {
+        log_limited("nbd", "%s: payload of %llu bytes: disconnected", r->conn->stream->peer,
+                    (unsigned long long)r->len);
+        nbd_request_end(r);
+        return SR_EINVAL;
+    }
+    if (r->type == NBD_CMD_BLOCK_STATUS && r->conn->status && r->len <= NBD_MAX_PAYLOAD) {
+        rc = co_receive_status(r);
+    } else {
+        r->error = check(r);
+        if (!r->error && r->type == NBD_CMD_WRITE) {
+            co_wait_gate(r->conn);
+            TRACE(nbd_request, r->type, r->offset);
+            return co_receive_write(r);
+        }
+        rc = co_stream_skip(r->conn->stream, r->len, STREAM_FOREVER);
+        if (!r->error)
+            r->error = SR_EINVAL;
+    }
+    if (rc) {
+        nbd_request_end(r);
+        return rc;
+    }
+    if (!r->error)
+        return co_dispatch(r);
+    co_nbd_reply(r);
+    return 0;
+}
+
+static int co_start_request(struct nbd_request *r)
+{
+    if (has_payload(r))
+        return co_take_payload(r);
+    r->error = check(r);
+    /* Extended: "MUST use the flag"; without it there is no payload to write. */
+    if (r->type == NBD_CMD_WRITE && !r->error)
+        r->error = SR_EINVAL;
+    if (likely(!r->error))
+        return co_dispatch(r);
+    co_nbd_reply(r);
+    return 0;
+}
+
+/* ---- Headers ---------------------------------------------------------------------------------- */
+
+static struct nbd_request *co_new_request(struct nbd_conn *c, const struct nbd_request_head *h)
+{
+    struct nbd_request *r = pool_try_get(&nbd_request_pool, &c->requests);
+    if (unlikely(!r))
+        r = co_pool_get(&nbd_request_pool, &c->requests);
+    c->inflight++;
+    r->conn = c;
+    r->type = be16_get(h->type);
+    r->flags = be16_get(h->flags);
+    memcpy(r->cookie, h->cookie, sizeof(r->cookie));
+    r->offset = be64_get(h->offset);
+    r->error = 0;
+    r->buf = NULL;
+    r->hold = NULL;
+    r->turn = NULL;
+    r->lent = false;
+    r->lent_waiter = NULL;
+    return r;
+}
+
+/* 0: go on; 1: DISC; negative: hard disconnect. */
+static int co_receive(struct nbd_conn *c)
+{
+    struct nbd_extended_request h; /* its beginning is a compact one's */
+    struct stream *s = c->stream;
+    bool ext = c->mode == NBD_EXTENDED;
+    size_t size = ext ? sizeof(h) : sizeof(struct nbd_compact_request);
+    if (unlikely(c->inflight >= NBD_MAX_INFLIGHT))
+        co_wait_inflight(c, NBD_MAX_INFLIGHT);
+    if (s->ops->available(s) < size) {
+        int rc = co_stream_wait(s, size, STREAM_FOREVER);
+        if (rc)
+            return rc;
+    }
+    s->ops->copy(s, &h, size, true);
+    if (unlikely(be32_get(h.head.magic) !=
+                 (ext ? NBD_EXTENDED_REQUEST_MAGIC : NBD_REQUEST_MAGIC))) {
+        log_limited("nbd", "%s: bad request magic %08x: disconnected", s->peer,
+                    (unsigned)be32_get(h.head.magic));
+        return SR_EINVAL;
+    }
+    if (be16_get(h.head.type) == NBD_CMD_DISC)
+        return 1;
+    struct nbd_request *r = co_new_request(c, &h.head);
+    r->len = ext ? be64_get(h.len) : be32_get(((struct nbd_compact_request *)&h)->len);
+    return co_start_request(r);
+}
+
+int co_nbd_transmission(struct nbd_conn *c)
+{
+    int rc;
+    do
+        rc = co_receive(c);
+    while (!rc);
+    if (rc < 0)
+        return rc;
+    co_nbd_idle(c); /* "MUST handle all outstanding requests" */
+    return 0;
+}
