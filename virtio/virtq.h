@@ -1,0 +1,146 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+#ifndef VIRTIO_VIRTQ_H
+#define VIRTIO_VIRTQ_H
+/*
+ * A virtqueue, driver's side. Drivers see chains of buffers going out and tokens coming back; how
+ * that lies in memory (split ring today, packed later) is virtq.c's and the inline functions'
+ * below.
+ *
+ *     struct virtq_chain c;
+ *     if (!virtq_begin(q, &c, nseg))              full (or the device is broken): wait, do not drop
+ *         ...
+ *     virtq_out(&c, header, 16);                  first all that the device reads ...
+ *     virtq_in(&c, buffer, 4096);                 ... then all that it writes
+ *     virtq_push(q, &c, token);                   the device may work on it from here on
+ *     ...
+ *     while ((token = virtq_pop(q, &id, &len)))   in any order; len: bytes that the device wrote
+ *
+ * A token is any pointer but NULL; the memory of a chain belongs to the device from push to pop.
+ * c.id is the slot, 0 .. size-1, not in use by any other chain until it is popped: drivers keep
+ * headers in arrays of `size`. The device hears of new chains once, at the end of the loop turn
+ * (virtq_kick: now), and only when it asked to (event index).
+ *
+ * Trust. Whatever the device writes is checked before it is used: an index that jumps, an id out of
+ * range or not in flight, more bytes than were writable. Any of these breaks the device for good
+ * (virtio_fail): it is reset, and the driver gets its chains back by virtq_detach.
+ *
+ * Context: a queue belongs to one loop; everything here runs there. No call yields.
+ */
+#include "kernel/dma.h"
+#include "kernel/log.h"
+#include "kernel/loop.h"
+#include "virtio/virtio_spec.h"
+
+struct virtio_device;
+
+struct virtq_slot { /* ours alone: nothing here comes from the device */
+    void *token;    /* NULL: not in flight */
+    uint32_t writable;
+    uint16_t next; /* free list, and without indirect tables the chain */
+    uint16_t tail; /* last descriptor of the chain */
+};
+struct virtq {
+    struct vring_desc *desc;
+    struct vring_avail *avail;
+    struct vring_used *used;
+    struct vring_desc *tables; /* table_len descriptors per slot; NULL: chains in desc[] */
+    struct virtq_slot *slot;
+    unsigned table_len;
+    uint16_t size, mask;
+    uint16_t free_head, num_free; /* free descriptors of desc[] */
+    uint16_t avail_idx, used_idx, inflight;
+    uint16_t kicked_idx; /* avail_idx when the device was last told */
+    bool event_idx, kick_pending;
+    bool quiet; /* do not ask for interrupts before sleeping */
+    struct list kick_link;
+    struct virtio_device *dev;
+    uint16_t index;
+    unsigned loop;
+    volatile void *notify; /* the transport's */
+    void *memory;          /* of the rings and tables, as allocated */
+    size_t memory_len;
+    struct poller poller;
+    struct loop_job start;
+    uint64_t kicks; /* notifications sent */
+};
+
+struct virtq_chain {
+    struct vring_desc *table, *last;
+    const struct virtq_slot *slot; /* NULL: the table is indirect, its next is at + 1 */
+    uint32_t writable;
+    uint16_t at, count, max, id;
+};
+
+/* Room for a chain of nseg pieces now? Without indirect tables each piece takes a descriptor. */
+static inline bool virtq_has_room(const struct virtq *q, unsigned nseg)
+{
+    return q->num_free >= (q->tables ? 1 : nseg);
+}
+/* False: no room. nseg is the most that will be added. */
+static inline bool virtq_begin(struct virtq *q, struct virtq_chain *c, unsigned nseg)
+{
+    if (unlikely(!virtq_has_room(q, nseg)))
+        return false;
+    uint16_t id = q->free_head;
+    c->id = id;
+    c->count = 0;
+    c->writable = 0;
+    if (likely(q->tables != NULL)) {
+        c->table = q->tables + (size_t)id * q->table_len;
+        c->slot = NULL;
+        c->at = 0;
+        c->max = (uint16_t)q->table_len;
+    } else {
+        c->table = q->desc;
+        c->slot = q->slot;
+        c->at = id;
+        c->max = q->num_free;
+    }
+    return true;
+}
+static inline void virtq_add(struct virtq_chain *c, const void *p, size_t len, unsigned flags)
+{
+    ASSERT(c->count < c->max);
+    struct vring_desc *d = c->table + c->at;
+    uint16_t next = c->slot ? c->slot[c->at].next : (uint16_t)(c->at + 1);
+    le64_set(&d->addr, dma_map(p, len));
+    le32_set(&d->len, (uint32_t)len);
+    le16_set(&d->flags, (uint16_t)(flags | VRING_DESC_NEXT));
+    le16_set(&d->next, next);
+    c->last = d;
+    c->at = next;
+    c->count++;
+}
+static inline void virtq_out(struct virtq_chain *c, const void *p, size_t len)
+{
+    virtq_add(c, p, len, 0);
+}
+static inline void virtq_in(struct virtq_chain *c, void *p, size_t len)
+{
+    c->writable += (uint32_t)len;
+    virtq_add(c, p, len, VRING_DESC_WRITE);
+}
+void virtq_push(struct virtq *q, struct virtq_chain *c, void *token);
+/* NULL: nothing (more) completed. */
+void *virtq_pop(struct virtq *q, uint16_t *id, uint32_t *len);
+void virtq_kick(struct virtq *q);
+
+/* Asks for an interrupt at the next completion; poll once more afterwards. */
+void virtq_arm(struct virtq *q);
+void virtq_disarm(struct virtq *q);
+/* Polls the queue on its loop from now on: `poll` finds the queue by container_of(p, struct virtq,
+ * poller). */
+void virtq_start(struct virtq *q, bool (*poll)(struct poller *p));
+static inline struct virtq *virtq_of_poller(struct poller *p)
+{
+    return container_of(p, struct virtq, poller);
+}
+
+/* After the device has stopped: one chain that was in flight, NULL when there is none left. */
+void *virtq_detach(struct virtq *q, uint16_t *id);
+
+/* By virtio.c. size is a power of two. table_len: pieces per chain, 0: no indirect tables.
+ * SR_ENOMEM. */
+int virtq_init(struct virtq *q, unsigned size, unsigned table_len, bool event_idx);
+void virtq_free(struct virtq *q);
+#endif
