@@ -54,10 +54,10 @@ struct co {
     struct co *back; /* who resumed it */
     co_fn *fn;
     void *arg;
-    struct qlink link; /* of the ready list or the free list */
-    uint8_t state;     /* enum state */
+    struct stacks *stacks; /* its home's: where it comes from and returns to */
+    struct qlink link;     /* of the ready list or the free list */
+    uint8_t state;         /* enum state */
     bool token;
-    uint8_t kind;     /* which stack set of its home */
     bool wake_posted; /* atomic: `wake` is under way */
     unsigned home;
     unsigned loop; /* atomic: where it runs */
@@ -66,20 +66,20 @@ struct co {
     struct fiber fiber;
 };
 
-enum { ORDINARY, BIG, KINDS };
 struct stacks {
     struct qlink *free; /* last in, first out: the warmest stack */
     char *fresh;        /* the first that was never used; those behind it follow */
     unsigned nfree, reserve;
-    size_t size;
     struct queue nested, waiting; /* of struct co_start, for a stack */
+    size_t size;
+    bool big;
 };
 
 struct co_loop {
     struct co *current;
     struct co *moving; /* switched away for another loop: to be posted there */
     struct queue ready, later;
-    struct stacks stacks[KINDS];
+    struct stacks ordinary, big;
     struct co main; /* the loop itself */
 } __attribute__((aligned(CACHE_LINE)));
 
@@ -261,20 +261,27 @@ void co_turn_end(void)
 
 /* ---- stacks ---- */
 
-/* The stack of a coroutine that has ended, on its home loop: to whoever waits for one. */
-static void recycle(struct co_loop *l, struct co *co)
+/* The start that gets the next free stack, or NULL. */
+static struct qlink *next_waiting(struct stacks *s)
 {
-    struct stacks *s = &l->stacks[co->kind];
     struct qlink *n = queue_pop(&s->nested);
-    if (!n && s->nfree + 1 > s->reserve)
-        n = queue_pop(&s->waiting);
+    return n || s->nfree < s->reserve ? n : queue_pop(&s->waiting);
+}
+
+/* The stack of a coroutine that has ended, on its home loop: to whoever waits for one. */
+static inline void recycle(struct co_loop *l, struct co *co)
+{
+    struct stacks *s = co->stacks;
     co->token = false;
-    if (n) {
-        const struct co_start *start = container_of(n, struct co_start, link);
-        co->fn = start->fn;
-        co->arg = start->arg;
-        ready(l, co);
-        return;
+    if (unlikely(s->nested.first || s->waiting.first)) {
+        struct qlink *n = next_waiting(s);
+        if (n) {
+            const struct co_start *start = container_of(n, struct co_start, link);
+            co->fn = start->fn;
+            co->arg = start->arg;
+            ready(l, co);
+            return;
+        }
     }
     co->state = FREE;
     co->link.next = s->free;
@@ -303,34 +310,33 @@ NORETURN static void co_main(void *arg)
     }
 }
 
-/* `mem`: a guard page and `size` bytes. */
-static struct co *stack_make(char *mem, size_t size, unsigned kind)
+/* `mem`: a guard page and the stack. */
+static struct co *stack_make(char *mem, struct stacks *s)
 {
     char *low = mem + PAGE_SIZE;
     size_t room = align_up(sizeof(struct co), CACHE_LINE);
-    struct co *co = (void *)(low + size - room);
-    *co = (struct co){.kind = (uint8_t)kind, .home = loop_id(), .loop = loop_id(), .low = low};
+    struct co *co = (void *)(low + s->size - room);
+    *co = (struct co){.stacks = s, .home = loop_id(), .loop = loop_id(), .low = low};
     co->wake.run = run_wake;
-    fiber_init(&co->fiber, low, size);
+    fiber_init(&co->fiber, low, s->size);
     co->sp = arch_stack_init(co, co_main, co);
     return co;
 }
 
-static struct co *first_use(struct stacks *s, unsigned kind)
+static struct co *first_use(struct stacks *s)
 {
-    struct co *co = stack_make(s->fresh, s->size, kind);
+    struct co *co = stack_make(s->fresh, s);
     s->fresh += PAGE_SIZE + s->size;
     return co;
 }
 
 /* There is one: s->nfree > 0. */
-static inline struct co *pop(struct co_loop *l, unsigned kind)
+static inline struct co *pop(struct stacks *s)
 {
-    struct stacks *s = &l->stacks[kind];
     struct qlink *n = s->free;
     s->nfree--;
     if (unlikely(!n))
-        return first_use(s, kind);
+        return first_use(s);
     s->free = n->next;
     return co_of(n);
 }
@@ -352,8 +358,8 @@ static void stacks_init(struct stacks *s, unsigned count, size_t size, unsigned 
 void co_init(unsigned count, unsigned big)
 {
     struct co_loop *l = self();
-    stacks_init(&l->stacks[ORDINARY], count, STACK_SIZE, count < 2 ? 0 : count / 8 + 1);
-    stacks_init(&l->stacks[BIG], big, BIG_STACK_SIZE, 0);
+    stacks_init(&l->ordinary, count, STACK_SIZE, count < 2 ? 0 : count / 8 + 1);
+    stacks_init(&l->big, big, BIG_STACK_SIZE, 0);
 }
 
 void co_loops_init(unsigned count)
@@ -365,16 +371,17 @@ void co_loops_init(unsigned count)
         l->main.state = RUNNING;
         queue_init(&l->ready);
         queue_init(&l->later);
-        for (unsigned k = 0; k < KINDS; k++) {
-            queue_init(&l->stacks[k].nested);
-            queue_init(&l->stacks[k].waiting);
-        }
+        queue_init(&l->ordinary.nested);
+        queue_init(&l->ordinary.waiting);
+        queue_init(&l->big.nested);
+        queue_init(&l->big.waiting);
+        l->big.big = true;
     }
 }
 
 unsigned co_stacks_free(void)
 {
-    return self()->stacks[ORDINARY].nfree;
+    return self()->ordinary.nfree;
 }
 
 /* ---- starting ---- */
@@ -386,7 +393,9 @@ static inline struct co *ready_to_start(struct co *co, co_fn *fn, void *arg)
     return co;
 }
 
-static inline void wait_for_stack(struct queue *q, struct co_start *s, co_fn *fn, void *arg)
+/* Not inlined: gcc 12 would warn that the queue keeps the address of call_on's local variable. */
+__attribute__((noinline)) static void wait_for_stack(struct queue *q, struct co_start *s, co_fn *fn,
+                                                     void *arg)
 {
     s->fn = fn;
     s->arg = arg;
@@ -396,9 +405,9 @@ static inline void wait_for_stack(struct queue *q, struct co_start *s, co_fn *fn
 void co_start(struct co_start *s, co_fn *fn, void *arg)
 {
     struct co_loop *l = self();
-    struct stacks *st = &l->stacks[ORDINARY];
+    struct stacks *st = &l->ordinary;
     if (st->nfree > st->reserve)
-        ready(l, ready_to_start(pop(l, ORDINARY), fn, arg));
+        ready(l, ready_to_start(pop(st), fn, arg));
     else
         wait_for_stack(&st->waiting, s, fn, arg);
 }
@@ -406,37 +415,36 @@ void co_start(struct co_start *s, co_fn *fn, void *arg)
 void co_start_now(struct co_start *s, co_fn *fn, void *arg)
 {
     struct co_loop *l = self();
-    struct stacks *st = &l->stacks[ORDINARY];
+    struct stacks *st = &l->ordinary;
     if (likely(st->nfree > st->reserve))
-        resume(l, ready_to_start(pop(l, ORDINARY), fn, arg));
+        resume(l, ready_to_start(pop(st), fn, arg));
     else
         wait_for_stack(&st->waiting, s, fn, arg);
 }
 
 /* A stack for one whose end somebody waits for; NULL: it has to wait, too. */
-static struct co *nested_stack(struct co_loop *l, unsigned kind)
+static struct co *nested_stack(struct stacks *st)
 {
-    struct stacks *st = &l->stacks[kind];
     if (likely(st->nfree))
-        return pop(l, kind);
-    if (kind == BIG || loop_id() != 0) /* the page allocator is loop 0's */
+        return pop(st);
+    if (st->big || loop_id() != 0) /* the page allocator is loop 0's */
         return NULL;
     char *mem = fault(FAULT_ALLOC) ? NULL : page_alloc(PAGE_SIZE + st->size);
     if (!mem)
         return NULL;
     board_guard_page(mem, true);
     st->reserve++; /* else the next ordinary start takes it, and wants a child, too */
-    return stack_make(mem, st->size, kind);
+    return stack_make(mem, st);
 }
 
 void co_start_child(struct co_start *s, co_fn *fn, void *arg)
 {
     struct co_loop *l = self();
-    struct co *co = nested_stack(l, ORDINARY);
+    struct co *co = nested_stack(&l->ordinary);
     if (co)
         ready(l, ready_to_start(co, fn, arg));
     else
-        wait_for_stack(&l->stacks[ORDINARY].nested, s, fn, arg);
+        wait_for_stack(&l->ordinary.nested, s, fn, arg);
 }
 
 struct spawned {
@@ -482,15 +490,15 @@ static void run_call(void *arg)
         co_wake(c->caller);
 }
 
-static void call_on(unsigned kind, co_fn *fn, void *arg)
+static void call_on(struct stacks *st, co_fn *fn, void *arg)
 {
     struct co_loop *l = self();
     struct call c = {.fn = fn, .arg = arg};
-    struct co *co = nested_stack(l, kind);
+    struct co *co = nested_stack(st);
     if (co)
         resume(l, ready_to_start(co, run_call, &c));
     else
-        wait_for_stack(&l->stacks[kind].nested, &c.start, run_call, &c);
+        wait_for_stack(&st->nested, &c.start, run_call, &c);
     if (!c.done)
         c.caller = co_self();
     while (!c.done)
@@ -508,14 +516,14 @@ void co_call(co_fn *fn, void *arg)
     if (likely(!co_headroom_short()))
         fn(arg);
     else
-        call_on(ORDINARY, fn, arg);
+        call_on(&self()->ordinary, fn, arg);
 }
 
 void co_on_big_stack(co_fn *fn, void *arg)
 {
     struct co_loop *l = self();
-    if (running(l)->kind == BIG)
+    if (running(l)->stacks->big)
         fn(arg);
     else
-        call_on(BIG, fn, arg);
+        call_on(&l->big, fn, arg);
 }

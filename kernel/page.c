@@ -75,31 +75,31 @@ void page_init(void)
         panic("no memory");
 }
 
-/* First bit at or after `bit` that is set (free: clear); r->pages when there is none. */
-static size_t next_bit(const struct range *r, size_t bit, bool set)
+/* First bit of [bit, end) that is set (free: clear); `end` when there is none. */
+static size_t next_bit(const struct range *r, size_t bit, size_t end, bool set)
 {
     uint64_t flip = set ? 0 : ~0ull;
-    for (size_t w = bit / WORD_BITS; w < r->words; w++) {
+    for (size_t w = bit / WORD_BITS; w * WORD_BITS < end; w++) {
         uint64_t v = r->map[w] ^ flip;
         if (w == bit / WORD_BITS)
             v &= ~0ull << (bit % WORD_BITS);
         if (v)
-            return MIN(w * WORD_BITS + (unsigned)__builtin_ctzll(v), r->pages);
+            return MIN(w * WORD_BITS + (unsigned)__builtin_ctzll(v), end);
     }
-    return r->pages;
+    return end;
 }
 
 static void *take(struct range *r, size_t n)
 {
-    size_t first = next_bit(r, r->hint * WORD_BITS, false), bit = first;
+    size_t first = next_bit(r, r->hint * WORD_BITS, r->pages, false), bit = first;
     r->hint = first / WORD_BITS;
     while (n <= r->pages - bit) {
-        size_t end = next_bit(r, bit, true);
-        if (end - bit >= n) {
+        size_t end = next_bit(r, bit, bit + n, true);
+        if (end == bit + n) {
             mark(r, bit, n, true);
             return r->base + bit * PAGE_SIZE;
         }
-        bit = next_bit(r, end, false);
+        bit = next_bit(r, end, r->pages, false);
     }
     return NULL;
 }
