@@ -9,7 +9,12 @@
  *
  * Receiving lends: rx(nic, frame) gives a chain of buffers that the network room owns until
  * nic->ops->rx_return. Headers (Ethernet, IP, TCP) are contiguous in the first buffer. A frame may
- * be up to 65549 bytes when GUEST_TSO was negotiated.
+ * be up to 65549 bytes when GUEST_TSO was negotiated. Buffers may come back from within rx, in any
+ * order, singly or chained; at most half of them stay out for long.
+ *
+ * Transmitting: done() is called from every poll, before frames are received in it, so that memory
+ * is not given back to its owner while an old frame still refers to it. There is no interrupt for
+ * it while `tx_wanted` is false and no frame was refused.
  */
 #include "kernel/iov.h"
 #include "kernel/list.h"
@@ -38,8 +43,9 @@ struct nic_tx_meta { /* how the device shall finish the frame */
 };
 enum { NIC_CSUM = 1, NIC_GUEST_CSUM = 2, NIC_TSO4 = 4, NIC_TSO6 = 8, NIC_GUEST_TSO = 16 };
 struct nic_ops {
-    /* Queue one frame; `done(cookie)` is called when the device no longer reads it. Segments are
-     * DMA memory. SR_EAGAIN: ring full; SR_EINVAL: too many segments. */
+    /* Queue one frame; `done(cookie)` is called when the device no longer reads it, never from
+     * within. Segments are DMA memory; their list is only read during the call. SR_EAGAIN: ring
+     * full, tx_space follows; anything else: refused for good, done is not called. */
     int (*transmit)(struct nic *n, struct iov frame, const struct nic_tx_meta *m,
                     void (*done)(void *cookie), void *cookie);
     void (*rx_return)(struct nic *n, struct nic_rx_buf *chain);
@@ -54,13 +60,16 @@ struct nic {
     uint8_t mac[6];
     uint16_t mtu; /* device's MTU field, 1500 without */
     unsigned max_tx_segs;
+    unsigned rx_buffers; /* receive buffers in all */
     bool link_up;
-    /* set by the network room */
+    void *priv; /* the driver's */
+    /* set by the network room, before the first rx; until then the driver gives frames away */
     void (*rx)(struct nic *n, struct nic_rx_buf *chain, unsigned flags);
     void (*rx_batch_end)(struct nic *n); /* after each batch of rx calls */
     void (*tx_space)(struct nic *n);
     void (*link_change)(struct nic *n);
-    void *priv;
+    bool tx_wanted; /* somebody waits for done(): interrupt for it before sleeping */
+    void *net;
 };
 void nic_register(
     struct nic *n); /* by drivers, during probe; sets index, prints the console line */

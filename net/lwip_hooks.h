@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: BSD-2-Clause
+/* SPDX-License-Identifier: BSD-2-Clause */
 /*
  * Hooks that lwIP calls (LWIP_HOOK_FILENAME in lwipopts.h). They make 64 KiB super-segments safe:
  * the first keeps a peer's stray MSS option away from lwIP, the second tells the driver the MSS on

@@ -1,16 +1,19 @@
-// SPDX-License-Identifier: BSD-2-Clause
+/* SPDX-License-Identifier: BSD-2-Clause */
 /*
  * What lwIP asks of the compiler and of the platform; included by every file of lwIP.
  *
- * The platform supplies three functions, in both the firmware and the host form:
+ * The platform supplies these, in both the firmware and the host form:
  *   sys_now()            milliseconds of a monotonic clock (declared by lwip/sys.h)
  *   net_random()         32 random bits: ports, sequence numbers, DHCP transaction ids
  *   net_assert_failed()  an assertion of lwIP failed; does not return
+ *   net_chksum()         Internet checksum (RFC 1071), not complemented, as it lies in memory
+ *   net_mem_get() ...    memory for packet headers: the card can reach it
  */
 #ifndef STRONGROOM_NET_ARCH_CC_H
 #define STRONGROOM_NET_ARCH_CC_H
 
 #include <limits.h>
+#include <stddef.h>
 #include <stdint.h>
 #include <sys/types.h>
 
@@ -27,6 +30,10 @@
 
 _Noreturn void net_assert_failed(const char *message, const char *file, int line);
 uint32_t net_random(void);
+uint16_t net_chksum(const void *data, int len);
+void *net_mem_get(size_t n);
+void *net_mem_get_zeroed(size_t count, size_t n);
+void net_mem_put(void *p);
 
 #define LWIP_PLATFORM_ASSERT(message) net_assert_failed(message, __FILE__, __LINE__)
 
