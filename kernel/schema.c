@@ -127,17 +127,21 @@ static int fail(const struct decoder *d, const struct path *at, const char *befo
 {
     char name[PATH_MAX_TEXT];
     path_text(at, d->flags & SCHEMA_TEXT, name);
-    return error_set(d->err, SR_EINVAL, "%s '%s'%s%s", before, name, after, what);
+    return error_set(d->err, SR_EINVAL, "%s '%s%s%s", before, name, after, what);
 }
 
-static int wrong_type(const struct decoder *d, const struct path *at, const char *expected)
+static int wrong_type(const struct decoder *d, const struct value *v, const struct path *at,
+                      const char *expected)
 {
-    return fail(d, at, "Invalid parameter type for", ", expected: ", expected);
+    bool dotted = (d->flags & SCHEMA_TEXT) && value_kind(v) == VALUE_DICT;
+    if (dotted)
+        return fail(d, at, "Parameters", ".*' are unexpected", "");
+    return fail(d, at, "Invalid parameter type for", "', expected: ", expected);
 }
 
 static int expects(const struct decoder *d, const struct path *at, const char *what)
 {
-    return fail(d, at, "Parameter", " expects ", what);
+    return fail(d, at, "Parameter", "' expects ", what);
 }
 
 /* QEMU names only the last part here. */
@@ -176,7 +180,7 @@ static int decode_bool(const struct decoder *d, const struct value *v, const str
         return expects(d, at, "'on' or 'off'");
     }
     if (value_kind(v) != VALUE_BOOL)
-        return wrong_type(d, at, "boolean");
+        return wrong_type(d, v, at, "boolean");
     *out = value_get_bool(v);
     return 0;
 }
@@ -221,9 +225,7 @@ static int decode_int(const struct decoder *d, const struct type *t, const struc
     bool ranged = t->min || t->max;
     const char *s = text_of(d, v);
     if (s ? !parse_int(s, out) : value_kind(v) != VALUE_INT) {
-        if (ranged && t->name)
-            return out_of_range(d, t, at);
-        return s ? expects(d, at, "integer") : wrong_type(d, at, "integer");
+        return s ? expects(d, at, "integer") : wrong_type(d, v, at, "integer");
     }
     if (!s)
         *out = value_get_int(v);
@@ -280,7 +282,7 @@ static int decode_str(const struct decoder *d, const struct value *v, const stru
                       const char **out)
 {
     if (value_kind(v) != VALUE_STR)
-        return wrong_type(d, at, "string");
+        return wrong_type(d, v, at, "string");
     *out = arena_strdup(d->arena, value_get_str(v));
     return *out ? 0 : no_memory(d);
 }
@@ -297,7 +299,7 @@ static int decode_enum(const struct decoder *d, const struct type *t, const stru
                        const struct path *at, int *out)
 {
     if (value_kind(v) != VALUE_STR)
-        return wrong_type(d, at, "string");
+        return wrong_type(d, v, at, "string");
     *out = enum_index(t, value_get_str(v));
     return *out < 0 ? not_accepted(d, at, value_get_str(v)) : 0;
 }
@@ -311,7 +313,7 @@ static int decode_array(const struct decoder *d, const struct type *t, const str
                         const struct path *at, struct schema_array *out)
 {
     if (value_kind(v) != VALUE_LIST)
-        return wrong_type(d, at, "array");
+        return wrong_type(d, v, at, "array");
     size_t size = schema_size(t->element), count = value_count(v);
     out->items = arena_alloc(d->arena, count * size); /* count is bounded by memory that exists */
     if (!out->items)
@@ -348,7 +350,7 @@ static int decode_ref(const struct decoder *d, const struct type *t, const struc
         return decode_str(d, v, at, &out->name);
     if (value_kind(v) == VALUE_DICT)
         return decode_inline_ref(d, t, v, at, out);
-    return wrong_type(d, at, t->name);
+    return wrong_type(d, v, at, t->name);
 }
 
 static int decode_default(const struct decoder *d, const struct field *f, const struct path *at,
@@ -376,7 +378,7 @@ static int decode_field(const struct decoder *d, const struct field *f, const st
     }
     if (f->dflt)
         return decode_default(d, f, &here, member);
-    return f->flags & FIELD_OPTIONAL ? 0 : fail(d, &here, "Parameter", " is missing", "");
+    return f->flags & FIELD_OPTIONAL ? 0 : fail(d, &here, "Parameter", "' is missing", "");
 }
 
 static int decode_fields(const struct decoder *d, const struct type *t, const struct value *dict,
@@ -407,7 +409,7 @@ static int check_unexpected(const struct decoder *d, const struct type *t, const
         if (find_field(t, key) || (more && find_field(more, key)))
             continue;
         struct path here = {.up = at, .name = key};
-        return fail(d, &here, "Parameter", " is unexpected", "");
+        return fail(d, &here, "Parameter", "' is unexpected", "");
     }
     return 0;
 }
@@ -416,7 +418,7 @@ static int decode_struct(const struct decoder *d, const struct type *t, const st
                          const struct path *at, void *out)
 {
     if (value_kind(v) != VALUE_DICT)
-        return wrong_type(d, at, "object");
+        return wrong_type(d, v, at, "object");
     int rc = decode_fields(d, t, v, at, out);
     return rc ? rc : check_unexpected(d, t, NULL, v, at);
 }
@@ -429,9 +431,9 @@ static int decode_tag(const struct decoder *d, const struct type *t, const struc
     const struct field *f = find_field(t, t->tag);
     const struct value *v = value_get(dict, t->tag);
     if (!v && !f->dflt)
-        return fail(d, &here, "Parameter", " is missing", "");
+        return fail(d, &here, "Parameter", "' is missing", "");
     if (v && value_kind(v) != VALUE_STR)
-        return wrong_type(d, &here, "string");
+        return wrong_type(d, v, &here, "string");
     const char *tag = v ? value_get_str(v) : f->dflt;
     out->type = t->branch(tag);
     if (!out->type)
@@ -444,7 +446,7 @@ static int decode_union(const struct decoder *d, const struct type *t, const str
                         const struct path *at, struct schema_union *out)
 {
     if (value_kind(v) != VALUE_DICT)
-        return wrong_type(d, at, "object");
+        return wrong_type(d, v, at, "object");
     int rc = decode_tag(d, t, v, at, out);
     if (rc)
         return rc;
