@@ -9,14 +9,22 @@
  */
 #include "kernel/compiler.h"
 
-#define TRACE_EVENTS(X)                                                                          \
-    X(co_start)                                                                                  \
-    X(co_end)                                                                                    \
-    X(nbd_request)                                                                               \
-    X(nbd_reply)                                                                                 \
-    X(blk_read)                                                                                  \
-    X(blk_write) X(blk_flush) X(blk_done) X(vq_submit) X(vq_done) X(stream_open) X(stream_close) \
-        X(l2_load) X(fault) X(drain)
+#define TRACE_EVENTS(X) \
+    X(co_start)         \
+    X(co_end)           \
+    X(nbd_request)      \
+    X(nbd_reply)        \
+    X(blk_read)         \
+    X(blk_write)        \
+    X(blk_flush)        \
+    X(blk_done)         \
+    X(vq_submit)        \
+    X(vq_done)          \
+    X(stream_open)      \
+    X(stream_close)     \
+    X(l2_load)          \
+    X(fault)            \
+    X(drain)
 
 enum trace_event {
 #define TRACE_ENUM(e) TRACE_##e,
