@@ -38,7 +38,7 @@ static int co_null_wait(struct node *n)
 {
     const struct null_options *s = n->state;
     if (s->latency_ns)
-        co_sleep_ns(s->latency_ns);
+        co_sleep_until(board_clock_ns() + s->latency_ns);
     return 0;
 }
 

@@ -172,13 +172,14 @@ static int co_end(struct memdisk *m, enum fault_kind kind)
     return fault(kind) ? SR_EIO : 0;
 }
 
+/* A sector that is covered only in part holds data from now on. */
 static void mark(struct memdisk *m, uint64_t off, uint64_t len, enum mem_sector s)
 {
-    if (off >= m->node->size)
-        return;
-    len = MIN(len, m->node->size - off);
-    for (uint64_t i = off / MEM_SECTOR; i <= (off + len - 1) / MEM_SECTOR; i++)
-        m->sector[i] = (uint8_t)s;
+    uint64_t end = MIN(off + len, m->node->size);
+    for (uint64_t at = align_down(off, MEM_SECTOR); at < end; at += MEM_SECTOR) {
+        bool whole = at >= off && MIN(at + MEM_SECTOR, m->node->size) <= end;
+        m->sector[at / MEM_SECTOR] = (uint8_t)(whole ? s : SECTOR_DATA);
+    }
 }
 
 /* A backed disk copies what it does not have before it changes a part of a sector. */
