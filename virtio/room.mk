@@ -1,1 +1,4 @@
-SRC_ALL += virtio/virtio.c virtio/virtq.c virtio/pci.c virtio/mmio.c virtio/blk.c
+# SPDX-License-Identifier: BSD-2-Clause
+SRC_ALL += $(addprefix virtio/,virtio.c virtq.c pci.c mmio.c blk.c net.c console.c \
+             console_stream.c rng.c)
+SRC_ALL += kernel/port.c
