@@ -71,7 +71,7 @@ int co_blk_flush(struct child *c)
         return co_far((struct far){.op = FAR_FLUSH, .child = c});
     unsigned from = co_go_home(n);
     int r = co_node_flush(n);
-    co_hop(from);
+    co_go_back(n, from);
     return r;
 }
 

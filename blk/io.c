@@ -4,7 +4,7 @@
  *
  *     co_blk_preadv / co_blk_pwritev      through an edge
  *         |
- *         |-- straight: in range, aligned, within the driver's limits, nothing to track
+ *         |-- straight: in range, aligned, within the driver's limits
  *         |       -> the driver, on whatever loop this is
  *         |
  *         `-- else, on the node's home loop:
@@ -16,8 +16,8 @@
  * these goes the other way, which may be slow and has to be right.
  *
  * A write on a node with a request_alignment above 1 is tracked also when it is aligned (its block
- * may be the object of somebody else's read-modify-write), so it leaves the straight path, but not
- * its loop when that is the home loop, and it waits only when somebody serialises.
+ * may be the object of somebody else's read-modify-write). That does not take it off the straight
+ * path, unless this is not the home loop; and it waits only when somebody serialises.
  *
  * Accounting: once per request and layer, at its end; refused requests are "invalid", not "failed".
  */
@@ -115,7 +115,7 @@ static __attribute__((noinline)) int co_read_checked(struct child *c, uint64_t o
     TRACE(blk_read, n, off);
     unsigned from = co_go_home(n);
     int r = co_read_pieces(n, off, v);
-    co_hop(from);
+    co_go_back(n, from);
     return read_done(n, v.len, r);
 }
 
@@ -198,19 +198,31 @@ static __attribute__((noinline)) int co_write_checked(struct child *c, uint64_t 
     TRACE(blk_write, n, off);
     unsigned from = co_go_home(n);
     int r = co_write_home(n, off, v, flags);
-    co_hop(from);
+    co_go_back(n, from);
     return write_done(n, off, v.len, r);
+}
+
+/* Fits the driver, is here, and asks for nothing that the driver does not do by itself? */
+static inline bool plain_write(const struct child *c, uint64_t off, struct iov *v, unsigned flags)
+{
+    const struct node *n = c->node;
+    return c->writable && !n->detect_zeroes && !(flags & ~n->write_flags) && straight(n, off, v) &&
+           (!n->tracking || loop_id() == n->home_loop);
 }
 
 int co_blk_pwritev(struct child *c, uint64_t off, struct iov v, unsigned flags)
 {
     struct node *n = c->node;
+    struct tracked t;
     flags |= c->write_flags;
-    if (unlikely(!c->writable || n->tracking || n->detect_zeroes || (flags & ~n->write_flags) ||
-                 !straight(n, off, &v) || co_headroom_short()))
+    if (unlikely(!plain_write(c, off, &v, flags) || co_headroom_short()))
         return co_write_checked(c, off, v, flags);
     TRACE(blk_write, n, off);
+    if (n->tracking)
+        co_track_begin(n, &t, off, v.len, flags & BLK_SERIALISING);
     int r = n->drv->co_pwritev(n, off, v, flags);
+    if (n->tracking)
+        track_end(n, &t);
     node_wrote(n);
     return write_done(n, off, v.len, r);
 }

@@ -24,13 +24,18 @@ struct far {
 };
 int co_far(struct far f);
 
-/* Returns the loop that the caller came from, for co_hop. */
+/* To the node's home loop; returns the loop that the caller came from, for the way back. */
 static inline unsigned co_go_home(struct node *n)
 {
     unsigned from = loop_id();
     if (unlikely(from != n->home_loop))
         co_hop(n->home_loop);
     return from;
+}
+static inline void co_go_back(struct node *n, unsigned from)
+{
+    if (unlikely(from != n->home_loop))
+        co_hop(from);
 }
 
 /* A write in flight, on its coroutine's stack. Waits for earlier overlapping ones when either of the
@@ -41,9 +46,27 @@ struct tracked {
     bool serialising;
     struct co_queue waiting;
 };
-void co_track_begin(struct node *n, struct tracked *t, uint64_t off, uint64_t len,
-                    bool serialising);
-void track_end(struct node *n, struct tracked *t);
+void co_track_wait(struct node *n, struct tracked *t);
+static inline void co_track_begin(struct node *n, struct tracked *t, uint64_t off, uint64_t len,
+                                  bool serialising)
+{
+    uint64_t align = n->limits.request_alignment;
+    t->start = align_down(off, align);
+    t->end = align_up(off + len, align);
+    t->serialising = serialising;
+    co_queue_init(&t->waiting);
+    list_append(&n->writes, &t->link);
+    n->serialising += serialising;
+    if (unlikely(n->serialising))
+        co_track_wait(n, t);
+}
+static inline void track_end(struct node *n, struct tracked *t)
+{
+    n->serialising -= t->serialising;
+    list_remove(&t->link);
+    if (unlikely(!queue_empty(&t->waiting.q)))
+        co_queue_wake_all(&t->waiting);
+}
 
 /* Bytes at the head of v that the driver takes at an aligned offset in one request: 0 when memory or
  * segments do not allow it. */

@@ -33,27 +33,11 @@ static struct tracked *in_the_way(struct node *n, struct tracked *t)
     return NULL;
 }
 
-void co_track_begin(struct node *n, struct tracked *t, uint64_t off, uint64_t len, bool serialising)
+void co_track_wait(struct node *n, struct tracked *t)
 {
-    uint64_t align = n->limits.request_alignment;
     struct tracked *other;
-    t->start = align_down(off, align);
-    t->end = align_up(off + len, align);
-    t->serialising = serialising;
-    co_queue_init(&t->waiting);
-    list_append(&n->writes, &t->link);
-    n->serialising += serialising;
-    if (likely(!n->serialising))
-        return;
     while ((other = in_the_way(n, t)))
         co_queue_wait(&other->waiting);
-}
-
-void track_end(struct node *n, struct tracked *t)
-{
-    n->serialising -= t->serialising;
-    list_remove(&t->link);
-    co_queue_wake_all(&t->waiting);
 }
 
 void co_node_track(struct node *n, bool on)

@@ -147,7 +147,7 @@ int co_blk_pwrite_zeroes(struct child *c, uint64_t off, uint64_t len, unsigned f
         flags &= ~BLK_MAY_UNMAP;
     unsigned from = co_go_home(n);
     int r = co_zero_tracked(n, off, len, flags);
-    co_hop(from);
+    co_go_back(n, from);
     struct blk_stats *s = &n->stats[loop_id()];
     if (r) {
         s->failed_wr += r != SR_ENOTSUP;
@@ -202,7 +202,7 @@ int co_blk_pdiscard(struct child *c, uint64_t off, uint64_t len)
         return co_far((struct far){.op = FAR_DISCARD, .child = c, .off = off, .len = len});
     unsigned from = co_go_home(n);
     int r = co_discard_home(n, off, len);
-    co_hop(from);
+    co_go_back(n, from);
     struct blk_stats *s = &n->stats[loop_id()];
     if (r) {
         s->failed_unmap++;
