@@ -105,6 +105,7 @@ struct nbd_piece {
 extern struct pool nbd_request_pool, nbd_piece_pool;
 
 /* server.c */
+void nbd_accepted(void *ctx, struct stream *s); /* a new client; ctx is not used */
 bool nbd_server_running(void);
 bool nbd_server_multi_conn(void);
 uint64_t nbd_handshake_ns(void); /* time for the handshake; 0: no limit */

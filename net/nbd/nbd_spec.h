@@ -5,6 +5,7 @@
  * The NBD protocol on the wire: names and layouts of doc/proto.md (NetworkBlockDevice/nbd), and of
  * its branch extension-ext-header for what is called "extended" here. All integers are big-endian.
  */
+#include "kernel/compiler.h"
 #include "kernel/endian.h"
 
 /* ---- Handshake: "Newstyle negotiation" ------------------------------------------------------- */

@@ -136,7 +136,7 @@ static int co_chunks(struct nbd_request *r, uint64_t *off)
         uint64_t n = end - *off, hole = 0;
         if (*off >= data_to) {
             hole = co_hole_here(r, *off, &n);
-            data_to = *off + n;
+            data_to = *off + (hole ? hole : n);
         }
         n = hole ? hole : MIN(MIN(data_to, end) - *off, r->buf->size);
         int rc = hole ? 0 : co_read_piece(r, *off, (size_t)n);

@@ -111,7 +111,7 @@ static void co_conn(void *arg)
     conn_free(c);
 }
 
-static void accepted(void *ctx, struct stream *s)
+void nbd_accepted(void *ctx, struct stream *s)
 {
     (void)ctx;
     bool full = server.max_connections && server.nconns >= server.max_connections;
@@ -252,7 +252,7 @@ static int co_listen_hook(struct error *err)
 {
     if (!server.configured)
         return 0;
-    server.listener = co_listen(&server.addr, BACKLOG, accepted, NULL, err);
+    server.listener = co_listen(&server.addr, BACKLOG, nbd_accepted, NULL, err);
     return server.listener ? 0 : SR_EIO;
 }
 static const struct start_hook nbd_listen = {
