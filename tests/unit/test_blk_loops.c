@@ -79,6 +79,7 @@ static void co_turn(struct client *c)
     assert_int_equal(loop_id(), c->loop);
     assert_int_equal(co_blk_pwrite(c->disk->root, 100 * c->id + 30, buf, 100, 0), 0);
     assert_int_equal(co_blk_pwrite(c->disk->root, 4096 + 512 * c->id, buf, 512, BLK_FUA), 0);
+    assert_int_equal(co_blk_pwrite(c->disk->root, 4096 + 512 * c->id, buf, 512, 0), 0);
     assert_int_equal(loop_id(), c->loop);
     origin_leave(c->disk);
     co_origin_enter(c->null);
