@@ -4,7 +4,7 @@
 int co_stream_read(struct stream *s, void *dst, size_t n, uint64_t deadline_ns)
 {
     for (char *to = dst; n;) {
-        size_t piece = MIN(n, s->max_wait);
+        size_t piece = MIN(n, MIN(s->max_wait, STREAM_WAIT_SURE));
         int e = co_stream_wait(s, piece, deadline_ns);
         if (e)
             return e;

@@ -6,9 +6,10 @@
  * QMP, HTTP and iSCSI see only this.
  *
  * Receiving. Arrived memory stays where it is and is borrowed: co_stream_wait waits until at least
- * n bytes are there; stream_borrow hands out the next bytes as an iov over a caller's loan; they
- * stay valid until stream_release (which opens the peer's window again). Loans may be released in
- * any order. One reader coroutine per stream.
+ * n bytes are there (for n > STREAM_WAIT_SURE it may be content with less when memory is short; who
+ * asks for that much looks at loan->len, or at available()); stream_borrow hands out the next bytes
+ * as an iov over a caller's loan; they stay valid until stream_release (which opens the peer's
+ * window again). Loans may be released in any order. One reader coroutine per stream.
  *
  * Sending. co_stream_send queues the whole list in one piece (sends of several coroutines never
  * interleave within one call) and returns when it is queued, not when it is sent. Lent memory stays
@@ -24,6 +25,9 @@
 #include "kernel/iov.h"
 
 struct stream;
+
+/* The most bytes that a wait gathers in any case, however little memory there is. */
+#define STREAM_WAIT_SURE 4096u
 
 /* Released exactly once, on the stream's loop, from a poller or inside the sending call. */
 struct stream_hold {
@@ -44,11 +48,13 @@ struct stream_loan {
 
 struct stream_ops {
     const char *name;
-    /* Wait until >= n bytes can be borrowed (n <= max_wait) or the deadline passes. Returns 0 or an
-     * error; SR_EOF when the end comes first. */
+    /* Wait until >= n bytes can be borrowed (n <= max_wait; above STREAM_WAIT_SURE it may be fewer,
+     * but at least that many) or the deadline passes. Returns 0 or an error; SR_EOF when the end
+     * comes first. */
     int (*co_wait)(struct stream *s, size_t n, uint64_t deadline_ns);
     size_t (*available)(struct stream *s);
-    /* Borrow and consume up to n of the available bytes; sets loan->len, seg, nseg. */
+    /* Borrow and consume up to n of the available bytes; sets loan->len, seg, nseg. n is what was
+     * waited for, or no more than available(). */
     void (*borrow)(struct stream *s, size_t n, struct stream_loan *loan);
     void (*release)(struct stream_loan *loan);
     /* Copy n available bytes out; consume: take them off the stream (and give the window back). */

@@ -13,48 +13,49 @@
 
 /* --- One thread, no sockets ------------------------------------------------------------------ */
 
-#define NO_SYS                         1
-#define SYS_LIGHTWEIGHT_PROT           0
-#define LWIP_NETCONN                   0
-#define LWIP_SOCKET                    0
-#define LWIP_TIMERS                    1
-#define LWIP_TIMEVAL_PRIVATE           0
-#define LWIP_STATS                     0
-#define LWIP_CALLBACK_API              1
-#define LWIP_SINGLE_NETIF              0
-#define LWIP_NUM_NETIF_CLIENT_DATA     1
+#define NO_SYS                     1
+#define SYS_LIGHTWEIGHT_PROT       0
+#define LWIP_NETCONN               0
+#define LWIP_SOCKET                0
+#define LWIP_TIMERS                1
+#define LWIP_TIMEVAL_PRIVATE       0
+#define LWIP_STATS                 0
+#define LWIP_CALLBACK_API          1
+#define LWIP_SINGLE_NETIF          0
+#define LWIP_NUM_NETIF_CLIENT_DATA 1
 
 /* --- Memory: our pools (net/lwip_port.c) behind mem_malloc, static tables for the rest ----------- */
 
 /* Packet headers are read by the card, so they lie in pool memory; see net_mem_get. */
-#define MEM_LIBC_MALLOC                1
-#define mem_clib_malloc                net_mem_get
-#define mem_clib_calloc                net_mem_get_zeroed
-#define mem_clib_free                  net_mem_put
-#define MEMP_MEM_MALLOC                0
-#define MEM_ALIGNMENT                  8
-#define MEM_SIZE                       (128 * 1024) /* only looked at by lwIP's own sanity checks */
-#define MEMP_NUM_PBUF                  1536
-#define PBUF_POOL_SIZE                 1 /* nothing of ours uses it */
-#define PBUF_POOL_BUFSIZE              256
-#define PBUF_POOL_FREE_OOSEQ           0
-#define LWIP_SUPPORT_CUSTOM_PBUF       1
+#define MEM_LIBC_MALLOC            1
+#define mem_clib_malloc            net_mem_get
+#define mem_clib_calloc            net_mem_get_zeroed
+#define mem_clib_free              net_mem_put
+#define MEMP_MEM_MALLOC            0
+#define MEM_ALIGNMENT              8
+#define MEM_SIZE                   (128 * 1024) /* only looked at by lwIP's own sanity checks */
+#define MEMP_NUM_PBUF              1536
+#define PBUF_POOL_SIZE             1 /* nothing of ours uses it */
+#define PBUF_POOL_BUFSIZE          256
+#define PBUF_POOL_FREE_OOSEQ       0
+#define LWIP_SUPPORT_CUSTOM_PBUF   1
 
-#define MEMP_NUM_TCP_PCB               136 /* 100 connections, some in TIME_WAIT, some half open */
-#define MEMP_NUM_TCP_PCB_LISTEN        16
-#define MEMP_NUM_TCP_SEG               1024
-#define MEMP_NUM_UDP_PCB               6
-#define MEMP_NUM_RAW_PCB               1
-#define MEMP_NUM_SYS_TIMEOUT           (LWIP_NUM_SYS_TIMEOUT_INTERNAL + 2)
+#define MEMP_NUM_TCP_PCB           136 /* 100 connections, some in TIME_WAIT, some half open */
+#define MEMP_NUM_TCP_PCB_LISTEN    16
+#define MEMP_NUM_TCP_SEG           1024
+#define MEMP_NUM_UDP_PCB           6
+#define MEMP_NUM_RAW_PCB           1
+#define MEMP_NUM_SYS_TIMEOUT       (LWIP_NUM_SYS_TIMEOUT_INTERNAL + 2)
 
 /* --- TCP ------------------------------------------------------------------------------------- */
 
-#define LWIP_TCP                       1
-#define TCP_MSS                        8960 /* the largest MSS on the wire (jumbo), not that of a super-segment */
-#define TCP_CALCULATE_EFF_SEND_MSS     1
-#define LWIP_WND_SCALE                 1
-#define TCP_RCV_SCALE                  6
-#define TCP_WND                        (384 * 1024) /* see lwip_tcp.c: room for a piece of 256 KiB while another is on its way */
+#define LWIP_TCP                   1
+#define TCP_MSS                    8960 /* the largest MSS on the wire (jumbo), not that of a super-segment */
+#define TCP_CALCULATE_EFF_SEND_MSS 1
+#define LWIP_WND_SCALE             1
+#define TCP_RCV_SCALE              6
+#define TCP_WND \
+    (384 * 1024) /* see lwip_tcp.c: room for a piece of 256 KiB while another is on its way */
 #define TCP_WND_UPDATE_THRESHOLD       (4 * 1460)
 #define TCP_SND_BUF                    (512 * 1024)
 #define TCP_SND_QUEUELEN               1024
@@ -116,7 +117,7 @@
 #define LWIP_HOOK_FILENAME             "net/lwip_hooks.h"
 #define LWIP_HOOK_TCP_INPACKET_PCB(pcb, hdr, optlen, opt1len, opt2, p) \
     net_hook_tcp_in(pcb, hdr, optlen, opt1len, opt2, p)
-#define LWIP_HOOK_TCP_ISN(local, port, remote, rport) net_random()
+#define LWIP_HOOK_TCP_ISN(local, port, remote, rport)    net_random()
 #define LWIP_HOOK_TCP_OUT_ADD_TCPOPTS(p, hdr, pcb, opts) net_hook_tcp_out(p, hdr, pcb, opts)
 
 #endif

@@ -1,0 +1,94 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * Segments that lwIP 2.1.3 must not see. It is used unpatched; these are its mistakes that a peer can
+ * reach, each of which ends in one of its assertions, and the rule that keeps it away:
+ *
+ *   - An MSS option is obeyed in any segment. A smaller one makes the next tcp_write assert, when a
+ *     segment on the unsent queue is longer. Rule: only a listener (or a connection that waits
+ *     for its SYN-ACK) sees it; elsewhere it is overwritten with NOPs.
+ *   - A segment out of order that reaches beyond the window is kept whole when it is the first of its
+ *     kind; once the hole is filled the window underflows. Rule: it is dropped; no honest peer sends
+ *     beyond the right edge.
+ *   - A FIN out of order can later be joined to a segment that already fills the window. Rule: a FIN
+ *     waits its turn; the peer sends it again.
+ *   - SYN with payload on an existing connection: lengths are off by one. Rule: dropped.
+ *   - Options in two pbufs: dropped, our cards give headers in one piece.
+ *
+ * And ours: payload for which there is no memory is dropped before it is acknowledged (lwip_tcp_rx.c
+ * has the rule).
+ */
+#include "net/lwip_net.h"
+
+#include "net/lwip_hooks.h"
+
+#include <string.h>
+
+#include "lwip/ip.h"
+#include "lwip/priv/tcp_priv.h"
+#include "lwip/prot/tcp.h"
+
+#define OPT_EOL 0
+#define OPT_NOP 1
+#define OPT_MSS 2
+
+/* Overwrites each MSS option; stops where the list is malformed, as lwIP does. */
+static void hide_mss(uint8_t *opt, unsigned len)
+{
+    for (unsigned i = 0; i < len;) {
+        if (opt[i] == OPT_EOL)
+            return;
+        if (opt[i] == OPT_NOP) {
+            i++;
+            continue;
+        }
+        if (len - i < 2 || opt[i + 1] < 2 || opt[i + 1] > len - i) {
+            memset(opt + i, OPT_EOL, len - i);
+            return;
+        }
+        unsigned n = opt[i + 1];
+        if (opt[i] == OPT_MSS)
+            memset(opt + i, OPT_NOP, n);
+        i += n;
+    }
+}
+
+static bool out_of_order_ok(const struct tcp_pcb *pcb, const struct tcp_hdr *hdr, unsigned flags,
+                            unsigned len)
+{
+    u32_t right = pcb->rcv_nxt + pcb->rcv_wnd;
+    return !(flags & TCP_FIN) && TCP_SEQ_LEQ(hdr->seqno + len, right);
+}
+
+err_t net_hook_tcp_in(struct tcp_pcb *pcb, struct tcp_hdr *hdr, u16_t optlen, u16_t opt1len,
+                      u8_t *opt2, struct pbuf *p)
+{
+    unsigned flags = TCPH_FLAGS(hdr), len = p->tot_len;
+    if (unlikely(opt2 || opt1len != optlen))
+        return ERR_VAL;
+    if (pcb->state == LISTEN || pcb->state == SYN_SENT)
+        return ERR_OK;
+    if (unlikely(optlen))
+        hide_mss((uint8_t *)(hdr + 1), optlen);
+    if (unlikely((flags & TCP_SYN) && len))
+        return ERR_VAL;
+    bool late = TCP_SEQ_GT(hdr->seqno, pcb->rcv_nxt);
+    if (unlikely(late) && !out_of_order_ok(pcb, hdr, flags, len))
+        return ERR_VAL;
+    struct tcp_stream *t = net_wire(pcb) ? pcb->callback_arg : NULL;
+    if (len) {
+        struct netport *port = ip_current_input_netif()->state;
+        if (unlikely(netport_rx_low(port)) && (late || (t && !tcp_rx_admit(t, len))))
+            return ERR_MEM;
+    }
+    if (t && pcb->unsent)
+        tcp_stream_dirty(t);
+    return ERR_OK;
+}
+
+u32_t *net_hook_tcp_out(struct pbuf *p, struct tcp_hdr *hdr, const struct tcp_pcb *pcb, u32_t *opts)
+{
+    (void)hdr;
+    if (pcb && pcb->state != LISTEN && net_wire(pcb))
+        net_tx_announce(pcb, p);
+    return opts;
+}

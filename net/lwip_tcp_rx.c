@@ -1,0 +1,379 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * TCP streams, receiving.
+ *
+ * Arrived pbufs hang by `next`; the stream's position is rx_off bytes into the first. A loan takes
+ * a run of them off the queue; where it ends within a pbuf, that one is shared (a reference more) and
+ * stays the queue's first:
+ *
+ *        loan A            loan B        queue
+ *     | p0 |  p1 |         p2        | p3 | p4 |       p1, p2 have two references
+ *                 ^ A ends   ^ B ends = rx_off
+ *
+ * Loans come back in any order. A walk over a loan goes from its first pbuf to its last by `next`; so
+ * `next` of a pbuf is cut only when its last reference goes.
+ *
+ * Memory. Three rules bound it.
+ *
+ * 1. The window. What the peer may send, what is here unread, and what is lent never exceed the
+ *    connection's share: rcv_wnd + available + loaned + withheld = TCP_WND. The window opens when a loan
+ *    comes back, not when it is made. The share is the memory for receiving divided by the number of
+ *    connections, at least 64 KiB, at most TCP_WND; a reader that waits for a large piece gets the
+ *    window for it. So shares are promised more than once, and there are
+ * 2. Copies. Payload stays in the card's buffers while at most half of them are out. Beyond that
+ *    what arrives is copied into chunks, which it fills, and the buffer goes back at once: the card
+ *    always has buffers, and acknowledgements of other connections always get through, however slow a
+ *    disk holds on to its loans, and even if each packet carries one byte.
+ * 3. The gate. When there are no chunks either, the segment is dropped before it is acknowledged
+ *    (and the peer sends it again). Each connection owns NET_CHUNKS_RECV chunks, so STREAM_WAIT_SURE
+ *    bytes always find room; and from the first drop on, readers that wait for more than that go on
+ *    with what they have. So a crowd of half-received large writes cannot block itself.
+ */
+#include "net/lwip_net.h"
+
+#include <string.h>
+
+#include "lwip/priv/tcp_priv.h"
+
+#define SHARE_MIN  65536
+#define ANNOUNCE   (2u * t->wire) /* a window update for less is not worth a packet */
+#define RX_BUF_LEN 2048           /* what a receive buffer holds on average, for rule 1 */
+
+struct pool net_chunk_pool = POOL("net-chunk", POOL_RANK_CONNECTION, sizeof(struct net_chunk),
+                                  .min = 64, .max = 1024, .weight = 2);
+REGISTER(pool, net_chunk_pool);
+
+static size_t share = TCP_WND;
+
+static inline struct tcp_stream *of(struct stream *s)
+{
+    return container_of(s, struct tcp_stream, s);
+}
+
+/* ---- The window ---- */
+
+void tcp_rx_share_window(void)
+{
+    size_t bytes = net_chunk_pool.total * (size_t)NET_CHUNK;
+    for (unsigned i = 0; i < net_port_count; i++)
+        bytes += net_ports[i]->nic->rx_buffers / 2 * (size_t)RX_BUF_LEN;
+    bytes /= MAX(net_stream_count, 1u);
+    share = MIN(MAX(bytes, (size_t)SHARE_MIN), (size_t)TCP_WND);
+}
+
+/* Lets the peer have more window, up to the share (or what the reader waits for). */
+static void open_window(struct tcp_stream *t)
+{
+    struct tcp_pcb *pcb = t->pcb;
+    if (!pcb)
+        return;
+    size_t target = t->reader ? MAX(share, t->need + t->loaned + ANNOUNCE) : share;
+    size_t now = pcb->rcv_wnd + t->available + t->loaned;
+    if (now >= target || !t->withheld)
+        return;
+    size_t more = MIN(target - now, t->withheld);
+    t->withheld -= more;
+    pcb->rcv_wnd += (tcpwnd_size_t)more;
+    tcp_stream_dirty(t);
+}
+
+/* n bytes are with nobody any more. */
+static void consumed(struct tcp_stream *t, size_t n)
+{
+    t->withheld += n;
+    open_window(t);
+}
+
+/* Before output. lwIP would announce in steps of a super-segment only; a reader that waits for
+ * most of the window would wait for ever. */
+void tcp_rx_announce(struct tcp_stream *t)
+{
+    struct tcp_pcb *pcb = t->pcb;
+    s32_t more = (s32_t)(pcb->rcv_nxt + pcb->rcv_wnd - pcb->rcv_ann_right_edge);
+    if (more > 0)
+        pcb->rcv_ann_wnd = pcb->rcv_wnd;
+    if (t->ack_due || more >= (s32_t)ANNOUNCE)
+        tcp_ack_now(pcb);
+    t->ack_due = false;
+}
+
+/* ---- Arrival ---- */
+
+static void chunk_free(struct pbuf *p)
+{
+    struct net_chunk *c = container_of((struct pbuf_custom *)p, struct net_chunk, rx);
+    pool_put(&net_chunk_pool, &c->owner->rx_chunks, c);
+}
+
+static bool is_chunk(const struct pbuf *p)
+{
+    return (p->flags & PBUF_FLAG_IS_CUSTOM) &&
+           ((const struct pbuf_custom *)p)->custom_free_function == chunk_free;
+}
+
+static size_t chunk_room(const struct tcp_stream *t)
+{
+    const struct pbuf *p = t->rx_head ? t->rx_tail : NULL;
+    return p && is_chunk(p) ? NET_CHUNK - ((const struct net_chunk *)p)->used : 0;
+}
+
+static void append(struct tcp_stream *t, struct pbuf *p)
+{
+    if (t->rx_head)
+        t->rx_tail->next = p;
+    else
+        t->rx_head = p;
+    t->rx_tail = p;
+    p->next = NULL;
+}
+
+static bool add_chunk(struct tcp_stream *t)
+{
+    struct net_chunk *c = pool_try_get(&net_chunk_pool, &t->rx_chunks);
+    if (!c)
+        return false;
+    c->owner = t;
+    c->used = 0;
+    c->rx.custom_free_function = chunk_free;
+    append(t, pbuf_alloced_custom(PBUF_RAW, 0, PBUF_REF, &c->rx, c->data, NET_CHUNK));
+    return true;
+}
+
+/* The card needs the buffer back: copies its bytes, as far as there are chunks. True: all of them.
+ * Chunks fill; a loan of the last one does not mind. */
+static bool copied(struct tcp_stream *t, struct pbuf *p)
+{
+    const struct netport *port = netport_of(p);
+    if (likely(!port || !netport_rx_low(port)))
+        return false;
+    while (p->len) {
+        size_t m = MIN((size_t)p->len, chunk_room(t));
+        if (!m) {
+            if (!add_chunk(t))
+                return false;
+            continue;
+        }
+        struct net_chunk *c = (struct net_chunk *)t->rx_tail;
+        memcpy(c->data + c->used, p->payload, m);
+        c->used = (u16_t)(c->used + m);
+        t->rx_tail->len = c->used;
+        p->payload = (char *)p->payload + m;
+        p->len = (u16_t)(p->len - m);
+    }
+    return true;
+}
+
+static void take(struct tcp_stream *t, struct pbuf *p)
+{
+    for (struct pbuf *next; p; p = next) {
+        next = p->next;
+        p->next = NULL;
+        t->available += p->len;
+        if (!p->len || copied(t, p))
+            pbuf_free(p);
+        else
+            append(t, p);
+    }
+}
+
+static void drop(struct tcp_stream *t, struct pbuf *p)
+{
+    size_t n = 0;
+    for (const struct pbuf *q = p; q; q = q->next)
+        n += q->len;
+    pbuf_free(p);
+    consumed(t, n);
+}
+
+void tcp_rx_wake(struct tcp_stream *t)
+{
+    if (t->reader && (t->available >= t->need || t->eof || t->error))
+        co_wake(t->reader);
+}
+
+err_t tcp_rx_recv(void *arg, struct tcp_pcb *pcb, struct pbuf *p, err_t err)
+{
+    struct tcp_stream *t = arg;
+    (void)err;
+    if (!p) {
+        t->eof = true;
+        tcp_rx_wake(t);
+        tcp_stream_settle(t);
+        return ERR_OK;
+    }
+    /* The acknowledgement leaves at the end of the turn, on a reply if there is one (P5 too). */
+    if ((pcb->flags & TF_ACK_NOW) || p->tot_len > t->wire)
+        t->ack_due = true;
+    tcp_clear_flags(pcb, TF_ACK_NOW);
+    tcp_stream_dirty(t);
+    if (unlikely(t->closing || t->error)) {
+        drop(t, p);
+        return ERR_OK;
+    }
+    take(t, p);
+    tcp_rx_wake(t);
+    return ERR_OK;
+}
+
+/* Rule 3: whoever waits for more than is sure goes on with that. */
+static void relax_readers(void)
+{
+    list_for_each (t, &net_streams, struct tcp_stream, link)
+        if (t->reader && t->need > STREAM_WAIT_SURE) {
+            t->need = STREAM_WAIT_SURE;
+            tcp_rx_wake(t);
+        }
+}
+
+/* Is there memory for a segment of len bytes, the ring being low? */
+bool tcp_rx_admit(struct tcp_stream *t, size_t len)
+{
+    const struct pool *p = &net_chunk_pool;
+    const struct credit *c = &t->rx_chunks;
+    size_t spare = p->free - p->reserved, base = MAX(c->held, c->guaranteed);
+    size_t chunks = base - c->held + (spare > base ? (spare - base) / 2 : 0);
+    if (likely(len <= chunk_room(t) + chunks * NET_CHUNK))
+        return true;
+    relax_readers();
+    return false;
+}
+
+/* ---- Reading ---- */
+
+static void timer_fired(struct timer *timer)
+{
+    struct tcp_stream *t = container_of(timer, struct tcp_stream, rx_timer);
+    if (t->reader)
+        co_wake(t->reader);
+}
+
+static int wait_result(const struct tcp_stream *t, uint64_t deadline_ns)
+{
+    if (t->available >= t->need)
+        return 0;
+    if (t->error || t->eof)
+        return t->error ? t->error : SR_EOF;
+    return loop_now() >= deadline_ns ? SR_ETIMEDOUT : SR_EAGAIN;
+}
+
+int tcp_rx_co_wait(struct stream *s, size_t n, uint64_t deadline_ns)
+{
+    struct tcp_stream *t = of(s);
+    int rc;
+    ASSERT(n <= s->max_wait && !t->reader);
+    t->need = n;
+    if ((rc = wait_result(t, deadline_ns)) != SR_EAGAIN)
+        return rc;
+    if (deadline_ns != STREAM_FOREVER)
+        timer_set(&t->rx_timer, deadline_ns);
+    t->reader = co_self();
+    open_window(t);
+    do
+        co_yield ();
+    while ((rc = wait_result(t, deadline_ns)) == SR_EAGAIN);
+    t->reader = NULL;
+    timer_cancel(&t->rx_timer);
+    return rc;
+}
+
+size_t tcp_rx_available(struct stream *s)
+{
+    return of(s)->available;
+}
+
+/* One reference less; the last one leaves the row. */
+static void put(struct pbuf *p)
+{
+    if (p->ref == 1)
+        p->next = NULL;
+    pbuf_free(p);
+}
+
+/* m bytes of the first pbuf are consumed; true: all of them are, and it is off the queue. */
+static bool advance(struct tcp_stream *t, size_t m)
+{
+    struct pbuf *p = t->rx_head;
+    t->rx_off += m;
+    t->available -= m;
+    if (t->rx_off < p->len)
+        return false;
+    t->rx_head = p->next;
+    t->rx_off = 0;
+    return true;
+}
+
+void tcp_rx_borrow(struct stream *s, size_t n, struct stream_loan *loan)
+{
+    struct tcp_stream *t = of(s);
+    n = MIN(n, t->available);
+    *loan = (struct stream_loan){.stream = s, .opaque = {t->rx_head, NULL}};
+    while (n && loan->nseg < STREAM_LOAN_SEGS) {
+        struct pbuf *p = t->rx_head;
+        size_t m = MIN(n, p->len - t->rx_off);
+        loan->seg[loan->nseg++] = (struct seg){.base = (char *)p->payload + t->rx_off, .len = m};
+        loan->len += m;
+        loan->opaque[1] = p;
+        n -= m;
+        if (!advance(t, m))
+            pbuf_ref(p);
+    }
+    t->loaned += loan->len;
+}
+
+void tcp_rx_release(struct stream_loan *loan)
+{
+    struct tcp_stream *t = of(loan->stream);
+    struct pbuf *p = loan->opaque[0], *last = loan->opaque[1];
+    if (!last)
+        return;
+    for (struct pbuf *next; p != last; p = next) {
+        next = p->next;
+        put(p);
+    }
+    put(last);
+    t->loaned -= loan->len;
+    consumed(t, loan->len);
+    if (unlikely(t->closer))
+        co_wake(t->closer);
+}
+
+void tcp_rx_copy(struct stream *s, void *dst, size_t n, bool consume)
+{
+    struct tcp_stream *t = of(s);
+    ASSERT(n <= t->available);
+    size_t off = t->rx_off, left = n;
+    char *to = dst;
+    for (struct pbuf *p = t->rx_head, *next; left; p = next, off = 0) {
+        size_t m = MIN(left, p->len - off);
+        memcpy(to, (char *)p->payload + off, m);
+        to += m;
+        left -= m;
+        next = p->next;
+        if (consume && advance(t, m))
+            put(p);
+    }
+    if (consume)
+        consumed(t, n);
+}
+
+void tcp_rx_discard(struct tcp_stream *t)
+{
+    size_t n = t->available;
+    while (t->available) {
+        struct pbuf *p = t->rx_head;
+        advance(t, p->len - t->rx_off);
+        put(p);
+    }
+    consumed(t, n);
+}
+
+void tcp_rx_open(struct tcp_stream *t)
+{
+    struct tcp_pcb *pcb = t->pcb;
+    size_t all = TCP_WND_MAX(pcb), first = MIN(MAX(share, (size_t)SHARE_MIN), all);
+    t->withheld = all - first;
+    pcb->rcv_wnd = pcb->rcv_ann_wnd = (tcpwnd_size_t)first;
+    pcb->rcv_ann_right_edge = pcb->rcv_nxt + pcb->rcv_wnd;
+    t->s.max_wait = MIN(all - 2 * (size_t)ANNOUNCE, (size_t)(320u << 10));
+    timer_init(&t->rx_timer, timer_fired);
+}

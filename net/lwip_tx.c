@@ -1,0 +1,382 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * Transmitting.
+ *
+ * lwIP is told that its peers take segments of up to 64 KiB, so one pass through it sends as many
+ * bytes as 44 of the usual size. What it hands down here is cut to the size on the wire by the card
+ * (TSO) or, where that cannot, by segment_next below. The card needs to know the wire's MSS, which
+ * the hook tells for the segment that is on its way; a segment that lay in the ARP queue is looked
+ * up among the connections.
+ *
+ * Checksums. lwIP leaves those of TCP at 0. A card with CSUM gets the sum of the pseudo-header
+ * (folded, not complemented; with the whole length also for TSO) and does the rest. Else we sum.
+ *
+ * Order and ownership. Each frame from lwIP is a job, numbered by `issued`; the job refers to the
+ * pbufs until the card has read everything. Jobs lie in a ring by number, and `retired` says up to
+ * where all are done, in whatever order the cards complete them.
+ *
+ *     retired             issued
+ *        | done | out | out | waiting |          job n is jobs[n % TX_JOBS]
+ *
+ * A job that finds the card's ring full waits in line at its port, with its progress; the line is
+ * as long as the ring of jobs, then frames are lost. lwIP does not retransmit a segment while its
+ * pbuf is in a job.
+ *
+ * Release. A peer may acknowledge what we have sent before the card has read an older copy of it (a
+ * retransmission in the ring), or lie and acknowledge what is still in the ring. If the memory were
+ * another's by then, its bytes would leave in that frame. So memory goes back to its owner when
+ * it is acknowledged *and* every job that may refer to it has retired.
+ */
+#include "net/lwip_net.h"
+
+#include <string.h>
+
+#include "lwip/priv/tcp_priv.h"
+#include "lwip/prot/ethernet.h"
+#include "lwip/prot/ip4.h"
+#include "lwip/prot/ip6.h"
+#include "lwip/prot/tcp.h"
+
+#define TX_JOBS     512
+#define TX_SEGS_MAX 256
+#define HEADERS_MAX (14 + 40 + 60)
+
+struct tx_job {
+    struct qlink link;
+    struct netport *port;
+    struct pbuf *p;        /* NULL: done */
+    u16_t frames;          /* with the card; one more while not everything was given to it */
+    u16_t wire;            /* most payload of a frame on the wire; 0: it is no TCP segment */
+    u16_t ip_len, headers; /* of the IP header; of Ethernet, IP and TCP together */
+    u16_t payload, off;    /* of TCP; what was segmented so far */
+    bool cut;              /* we segment, not the card */
+};
+/* A frame that we cut: its own headers, and a reference to the job's payload. */
+struct tx_frame {
+    struct tx_job *job;
+    uint8_t headers[HEADERS_MAX] __attribute__((aligned(16)));
+};
+static struct pool tx_frame_pool = POOL("net-frame", POOL_RANK_DRIVER, sizeof(struct tx_frame),
+                                        .min = 96, .max = 512, .weight = 1);
+REGISTER(pool, tx_frame_pool);
+
+static struct {
+    struct tx_job jobs[TX_JOBS];
+    uint64_t issued, retired;
+    struct queue releases; /* struct stream_hold; `end` is the job to wait for */
+    const struct tcp_pcb *pcb;
+    const struct pbuf *announced;
+} tx = {.releases = {.tail = &tx.releases.first}};
+
+/* ---- Jobs that end ---- */
+
+static void run_releases(void)
+{
+    struct stream_hold *h;
+    while ((h = (struct stream_hold *)tx.releases.first) && h->end <= tx.retired) {
+        queue_pop(&tx.releases);
+        h->release(h);
+    }
+}
+
+static void retire(void)
+{
+    while (tx.retired < tx.issued && !tx.jobs[(tx.retired + 1) % TX_JOBS].p)
+        tx.retired++;
+    if (unlikely(tx.releases.first))
+        run_releases();
+}
+
+static void job_put(struct tx_job *j)
+{
+    if (--j->frames)
+        return;
+    struct pbuf *p = j->p;
+    j->p = NULL;
+    pbuf_free(p);
+    retire();
+}
+
+void net_tx_release(struct stream_hold *h, uint64_t last)
+{
+    if (likely(tx.retired >= last)) {
+        h->release(h);
+        return;
+    }
+    h->end = tx.issued; /* not `last`: the line is ordered */
+    queue_push(&tx.releases, &h->link);
+}
+
+static void job_done(void *cookie)
+{
+    job_put(cookie);
+}
+
+static void frame_done(void *cookie)
+{
+    struct tx_frame *f = cookie;
+    struct tx_job *j = f->job;
+    pool_put(&tx_frame_pool, NULL, f);
+    job_put(j);
+}
+
+/* ---- Headers and sums ---- */
+
+static uint64_t pseudo_sum(const struct tx_job *j, const uint8_t *ip, size_t tcp_len)
+{
+    uint64_t sum = j->ip_len == IP6_HLEN ? net_sum(ip + 8, 32) : net_sum(ip + 12, 8);
+    return sum + lwip_htons(IP_PROTO_TCP) + lwip_htons((u16_t)tcp_len);
+}
+
+/* The sum of a list of pieces, each beginning at any position: an odd one has its bytes swapped. */
+static uint64_t pieces_sum(const struct seg *seg, unsigned n, size_t skip)
+{
+    uint64_t sum = 0;
+    size_t at = 0;
+    for (unsigned i = 0; i < n; i++) {
+        uint16_t s = net_fold(net_sum((char *)seg[i].base + skip, seg[i].len - skip));
+        sum += at & 1 ? __builtin_bswap16(s) : s;
+        at += seg[i].len - skip;
+        skip = 0;
+    }
+    return sum;
+}
+
+/* Sets the checksum, or prepares it for the card. seg[0] holds the headers. */
+static void set_sum(const struct tx_job *j, const struct seg *seg, unsigned n, size_t tcp_len,
+                    struct nic_tx_meta *m)
+{
+    uint8_t *ip = (uint8_t *)seg->base + SIZEOF_ETH_HDR;
+    struct tcp_hdr *th = (struct tcp_hdr *)(ip + j->ip_len);
+    uint64_t sum = pseudo_sum(j, ip, tcp_len);
+    if (j->port->nic->features & NIC_CSUM) {
+        th->chksum = net_fold(sum);
+        m->csum = true;
+        m->csum_start = SIZEOF_ETH_HDR + j->ip_len;
+        m->csum_offset = offsetof(struct tcp_hdr, chksum);
+        return;
+    }
+    th->chksum = 0;
+    th->chksum = (u16_t)~net_fold(sum + pieces_sum(seg, n, (size_t)SIZEOF_ETH_HDR + j->ip_len));
+}
+
+/* ---- To the card ---- */
+
+static struct seg segs[TX_SEGS_MAX];
+
+static int give(struct netport *port, size_t len, const struct nic_tx_meta *m, void (*done)(void *),
+                void *cookie)
+{
+    struct iov v = {.seg = segs, .skip = 0, .len = len};
+    int rc = port->nic->ops->transmit(port->nic, v, m, done, cookie);
+    if (!rc)
+        port->kick = true;
+    return rc;
+}
+
+static int send_whole(struct tx_job *j)
+{
+    struct nic_tx_meta m = {0};
+    unsigned n = 0;
+    for (const struct pbuf *q = j->p; q; q = q->next)
+        if (q->len)
+            segs[n++] = (struct seg){.base = q->payload, .len = q->len};
+    if (j->wire) {
+        set_sum(j, segs, n, (size_t)j->p->tot_len - SIZEOF_ETH_HDR - j->ip_len, &m);
+        if (j->payload > j->wire) {
+            m.gso = j->ip_len == IP6_HLEN ? 6 : 4;
+            m.gso_size = j->wire;
+            m.hdr_len = j->headers;
+        }
+    }
+    j->frames++;
+    int rc = give(j->port, j->p->tot_len, &m, job_done, j);
+    if (rc)
+        j->frames--;
+    return rc;
+}
+
+/* Payload [off, off + len) of the job as pieces from segs[1]. Returns the number of pieces. */
+static unsigned slice(const struct tx_job *j, size_t off, size_t len)
+{
+    const struct pbuf *q = j->p;
+    unsigned n = 0;
+    for (off += j->headers; off >= q->len; q = q->next)
+        off -= q->len;
+    for (; len && n < TX_SEGS_MAX - 1; q = q->next, off = 0) {
+        size_t m = MIN(len, (size_t)q->len - off);
+        if (m)
+            segs[++n] = (struct seg){.base = (char *)q->payload + off, .len = m};
+        len -= m;
+    }
+    return len ? 0 : n;
+}
+
+/* The headers of the part at j->off, made from those of the whole. */
+static void cut_headers(const struct tx_job *j, uint8_t *h, u16_t len)
+{
+    memcpy(h, j->p->payload, j->headers);
+    uint8_t *ip = h + SIZEOF_ETH_HDR;
+    struct tcp_hdr *th = (struct tcp_hdr *)(ip + j->ip_len);
+    u16_t tcp_len = (u16_t)(j->headers - SIZEOF_ETH_HDR - j->ip_len + len);
+    if (j->ip_len == IP6_HLEN) {
+        IP6H_PLEN_SET((struct ip6_hdr *)ip, tcp_len);
+    } else {
+        struct ip_hdr *i4 = (struct ip_hdr *)ip;
+        IPH_LEN_SET(i4, lwip_htons((u16_t)(j->ip_len + tcp_len)));
+        IPH_ID_SET(i4, lwip_htons((u16_t)(lwip_ntohs(IPH_ID(i4)) + j->off / j->wire)));
+        IPH_CHKSUM_SET(i4, 0);
+        IPH_CHKSUM_SET(i4, (u16_t)~net_fold(net_sum(i4, j->ip_len)));
+    }
+    th->seqno = lwip_htonl(lwip_ntohl(th->seqno) + j->off);
+    if (j->off + len < j->payload)
+        TCPH_UNSET_FLAG(th, TCP_FIN | TCP_PSH);
+}
+
+static int send_next_cut(struct tx_job *j)
+{
+    u16_t len = MIN((u16_t)(j->payload - j->off), j->wire);
+    struct tx_frame *f = pool_try_get(&tx_frame_pool, NULL);
+    if (!f)
+        return SR_EAGAIN;
+    struct nic_tx_meta m = {0};
+    unsigned n = slice(j, j->off, len);
+    cut_headers(j, f->headers, len);
+    f->job = j;
+    segs[0] = (struct seg){.base = f->headers, .len = j->headers};
+    set_sum(j, segs, n + 1, (size_t)j->headers - SIZEOF_ETH_HDR - j->ip_len + len, &m);
+    j->frames++;
+    int rc = n && n < j->port->nic->max_tx_segs
+                 ? give(j->port, (size_t)j->headers + len, &m, frame_done, f)
+                 : SR_EINVAL;
+    if (rc) {
+        pool_put(&tx_frame_pool, NULL, f);
+        j->frames--;
+    } else {
+        j->off = (u16_t)(j->off + len);
+    }
+    return rc;
+}
+
+/* False: the card takes no more now. A frame that it refuses for good is lost. */
+static bool job_send(struct tx_job *j)
+{
+    int rc;
+    do
+        rc = j->cut ? send_next_cut(j) : send_whole(j);
+    while (!rc && j->cut && j->off < j->payload);
+    if (rc == SR_EAGAIN)
+        return false;
+    job_put(j);
+    return true;
+}
+
+void net_tx_space(struct nic *n)
+{
+    struct netport *port = n->net;
+    while (!queue_empty(&port->waiting)) {
+        struct tx_job *j = container_of(port->waiting.first, struct tx_job, link);
+        struct qlink *first = port->waiting.first;
+        if (!job_send(j))
+            return;
+        ASSERT(queue_pop(&port->waiting) == first);
+    }
+}
+
+/* Once per turn. A line that waits for tx_frame objects, and who waits for memory, need to hear of
+ * frames that the card has done with. */
+void net_tx_turn_end(void)
+{
+    for (unsigned i = 0; i < net_port_count; i++) {
+        struct netport *port = net_ports[i];
+        if (unlikely(!queue_empty(&port->waiting)))
+            net_tx_space(port->nic);
+        port->nic->tx_wanted = tx.releases.first || !queue_empty(&port->waiting);
+        if (port->kick)
+            port->nic->ops->kick(port->nic);
+        port->kick = false;
+    }
+}
+
+/* ---- From lwIP ---- */
+
+void net_tx_announce(const struct tcp_pcb *pcb, const struct pbuf *p)
+{
+    tx.pcb = pcb;
+    tx.announced = p;
+}
+
+/* The connection of a segment that waited for an address. Its payload is ours to send only while it
+ * is not acknowledged. */
+static const struct tcp_pcb *find_pcb(const struct tcp_hdr *th)
+{
+    for (const struct tcp_pcb *c = tcp_active_pcbs; c; c = c->next)
+        if (c->local_port == lwip_ntohs(th->src) && c->remote_port == lwip_ntohs(th->dest) &&
+            net_wire(c) && TCP_SEQ_GEQ(lwip_ntohl(th->seqno), c->lastack))
+            return c;
+    return NULL;
+}
+
+/* Fills in what the job has to know of a TCP segment. False: it must not be sent. */
+static bool look_at_tcp(struct tx_job *j, const struct tcp_pcb *pcb)
+{
+    const uint8_t *eth = j->p->payload, *ip = eth + SIZEOF_ETH_HDR;
+    bool v6 = ((const struct eth_hdr *)eth)->type == PP_HTONS(ETHTYPE_IPV6);
+    j->ip_len = v6 ? IP6_HLEN : (u16_t)IPH_HL_BYTES((const struct ip_hdr *)ip);
+    const struct tcp_hdr *th = (const struct tcp_hdr *)(ip + j->ip_len);
+    j->headers = (u16_t)(SIZEOF_ETH_HDR + j->ip_len + TCPH_HDRLEN_BYTES(th));
+    j->payload = (u16_t)(j->p->tot_len - j->headers);
+    j->wire = (u16_t)(j->port->netif.mtu - j->ip_len - sizeof(*th));
+    if (!j->payload)
+        return true;
+    pcb = pcb ? pcb : find_pcb(th);
+    if (!pcb)
+        return false;
+    struct tcp_stream *t = pcb->callback_arg;
+    if (t)
+        t->tx_seq = tx.issued + 1;
+    j->wire = net_wire(pcb);
+    unsigned tso = v6 ? NIC_TSO6 : NIC_TSO4;
+    j->cut = j->payload > j->wire && !(j->port->nic->features & tso);
+    return true;
+}
+
+static bool is_tcp(const struct pbuf *p)
+{
+    const uint8_t *eth = p->payload;
+    if (p->len < SIZEOF_ETH_HDR + IP_HLEN + sizeof(struct tcp_hdr))
+        return false;
+    if (((const struct eth_hdr *)eth)->type == PP_HTONS(ETHTYPE_IP))
+        return eth[SIZEOF_ETH_HDR + 9] == IP_PROTO_TCP;
+    return ((const struct eth_hdr *)eth)->type == PP_HTONS(ETHTYPE_IPV6) &&
+           p->len >= SIZEOF_ETH_HDR + IP6_HLEN + sizeof(struct tcp_hdr) &&
+           eth[SIZEOF_ETH_HDR + 6] == IP_PROTO_TCP;
+}
+
+/* A reference to the frame, or a copy in one piece when it has more than the card takes. */
+static struct pbuf *keep(const struct netport *port, struct pbuf *p, bool cut)
+{
+    if (!cut && unlikely(pbuf_clen(p) > MIN(port->nic->max_tx_segs, (unsigned)TX_SEGS_MAX)))
+        return pbuf_clone(PBUF_RAW, PBUF_RAM, p);
+    pbuf_ref(p);
+    return p;
+}
+
+err_t net_tx(struct netif *netif, struct pbuf *p)
+{
+    struct netport *port = netif->state;
+    const struct tcp_pcb *pcb = tx.announced == p ? tx.pcb : NULL;
+    tx.announced = NULL;
+    struct tx_job *j = &tx.jobs[(tx.issued + 1) % TX_JOBS];
+    if (unlikely(tx.issued - tx.retired >= TX_JOBS - 1))
+        return ERR_OK; /* lost, as on a wire: an error would make lwIP try at once again */
+    *j = (struct tx_job){.port = port, .p = p, .frames = 1};
+    bool ok = is_tcp(p) ? look_at_tcp(j, pcb) : p->tot_len <= netif->mtu + SIZEOF_ETH_HDR;
+    j->p = ok ? keep(port, p, j->cut) : NULL;
+    if (!j->p)
+        return ERR_OK;
+    tx.issued++;
+    if (!queue_empty(&port->waiting) || !job_send(j))
+        queue_push(&port->waiting, &j->link);
+    return ERR_OK;
+}
