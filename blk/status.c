@@ -86,9 +86,9 @@ static void co_recurse(struct place *p, struct blk_status *st)
     if ((st->flags & (ask | BLK_ZERO)) != ask || !st->map_child)
         return;
     struct place q = {.edge = st->map_child, .off = st->map, .len = p->len};
-    if (co_resolve(&q, &below) || !(below.flags & BLK_ZERO))
+    if (co_resolve(&q, &below))
         return;
-    st->flags |= BLK_ZERO;
+    st->flags |= below.flags & BLK_ZERO;
     p->len = q.len;
 }
 

@@ -137,12 +137,83 @@ static void test_agree(void **state)
     test_co_run(co_agree, NULL);
 }
 
+/* ---- a format that found its file by a name in its header ---- */
+
+struct wrap_options {
+    const char *name;
+};
+static const struct field wrap_fields[] = {
+    FIELD_REQ(struct wrap_options, name, "name", &type_str, "Test"),
+    {0},
+};
+static const struct type wrap_type =
+    TYPE_STRUCT_OF("BlockdevOptionsWrap", struct wrap_options, wrap_fields);
+
+static int co_wrap_open(struct node *n, const void *opts, struct error *err)
+{
+    const struct wrap_options *o = opts;
+    struct child *c;
+    int r = co_child_open_volume(n, "file", o->name, "raw", false, &c, err);
+    if (!r)
+        n->size = c->node->size;
+    return r;
+}
+
+static int co_wrap_preadv(struct node *n, uint64_t off, struct iov v, unsigned flags)
+{
+    return co_blk_preadv(n->file, off, v, flags);
+}
+
+static int co_wrap_status(struct node *n, uint64_t off, uint64_t len, struct blk_status *st)
+{
+    *st = (struct blk_status){.flags = BLK_DATA | BLK_OFFSET_VALID | BLK_RECURSE,
+                              .len = len,
+                              .map = off,
+                              .map_child = n->file};
+    return 0;
+}
+
+static const struct blk_driver blk_wrap = {.name = "wrap",
+                                           .options = &wrap_type,
+                                           .co_open = co_wrap_open,
+                                           .co_preadv = co_wrap_preadv,
+                                           .co_block_status = co_wrap_status};
+REGISTER(blk_driver, blk_wrap);
+
+static void co_recurse(void *arg)
+{
+    (void)arg;
+    struct test_root m = test_root_open(test_open("mem,node-name=m,size=4096,write-zeroes=on"));
+    assert_string_equal(test_open_error("wrap,node-name=w,name=node:x"),
+                        "Cannot find device='x' nor node-name='x'");
+    assert_string_equal(test_open_error("wrap,node-name=w,name=nosuch:x"),
+                        "Could not open 'nosuch:x': Unknown kind of name");
+    assert_int_equal(m.n->refs, 2);
+    struct test_root w = test_root_open(test_open("wrap,node-name=w,name=node:m"));
+    assert_ptr_equal(w.n->file->node->file->node, m.n); /* through raw */
+    assert_int_equal(co_blk_pwrite_zeroes(m.c, 1024, 512, 0), 0);
+    expect(w.c, 0, 4096, BLK_DATA | BLK_ALLOCATED, 1024);
+    expect(w.c, 1024, 3072, BLK_DATA | BLK_ZERO | BLK_ALLOCATED, 512);
+    fault_arm(FAULT_READ, 1, false); /* the node below does not know: not an error */
+    expect(w.c, 1024, 3072, BLK_DATA | BLK_ALLOCATED | BLK_EOF, 3072);
+    fault_arm(FAULT_READ, 0, false);
+    test_root_close(&w);
+    test_root_close(&m);
+}
+
+static void test_recurse(void **state)
+{
+    (void)state;
+    test_co_run(co_recurse, NULL);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_layer),
         cmocka_unit_test(test_chain),
         cmocka_unit_test(test_agree),
+        cmocka_unit_test(test_recurse),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
