@@ -90,6 +90,28 @@ static void co_exports(void *arg)
     assert_int_equal(node_find("m")->refs, 1);
 }
 
+/* Each allocation of an addition fails once; nothing stays behind. */
+static void co_nth_alloc(void *arg)
+{
+    struct error err = {0};
+    struct value *def = schema_parse_keyval("toy,id=e,node-name=m,writable=on", "type", &err);
+    bool fired = true;
+    (void)arg;
+    for (unsigned n = 1; fired; n++) {
+        err = (struct error){0};
+        fault_arm(FAULT_ALLOC, n, false);
+        int r = co_export_add(def, true, &err);
+        fired = fault_fired(FAULT_ALLOC);
+        fault_arm(FAULT_ALLOC, 0, false);
+        assert_int_equal(r, fired ? SR_ENOMEM : 0);
+        assert_int_equal(err.set, fired);
+        assert_int_equal(node_find("m")->refs, fired ? 1 : 2);
+        assert_true(fired || n > 4);
+    }
+    co_export_del(export_find("e"), 0);
+    value_free(def);
+}
+
 /* A request in flight outlives the deadline neither way: hooks leave it behind, then it ends. */
 static void co_straggler(void *arg)
 {
@@ -132,6 +154,7 @@ static void test_exports(void **state)
 {
     (void)state;
     test_co_run(co_exports, NULL);
+    test_co_run(co_nth_alloc, NULL);
     test_co_run(co_stop, NULL);
 }
 
