@@ -19,9 +19,9 @@
 #include "net/nbd/nbd.h"
 
 struct pool nbd_request_pool = POOL("nbd-request", POOL_RANK_REQUEST, sizeof(struct nbd_request),
-                                    .min = 192, .max = 12800, .weight = 1);
+                                    .min = 288, .max = 12800, .weight = 1);
 struct pool nbd_piece_pool = POOL("nbd-piece", POOL_RANK_BUFFER, sizeof(struct nbd_piece),
-                                  .min = 24, .max = 2048, .weight = 1);
+                                  .min = 48, .max = 2048, .weight = 1);
 REGISTER(pool, nbd_request_pool);
 REGISTER(pool, nbd_piece_pool);
 

@@ -157,7 +157,7 @@ void client_connect(struct client *c, const struct pipe_options *o)
 {
     struct stream *end[2];
     pipe_open(end, o);
-    *c = (struct client){.s = end[0]};
+    *c = (struct client){.s = end[0], .server = end[1]};
     nbd_accepted(NULL, end[1]);
     assert_true(hear64(c) == NBD_INIT_MAGIC);
     assert_true(hear64(c) == NBD_OPTION_MAGIC);

@@ -24,7 +24,7 @@ void nbd_test_unexport(const char *id, const char *node);
 
 enum mode { SIMPLE, STRUCTURED, EXTENDED };
 struct client {
-    struct stream *s;
+    struct stream *s, *server; /* ours, and the other end: to stall it */
     enum mode mode;
     uint64_t size; /* as told */
     uint16_t flags;
