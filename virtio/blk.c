@@ -366,6 +366,8 @@ static void forget(struct virtio_device *d)
     struct blk *b = d->priv;
     if (!b)
         return;
+    if (b->disk.link.next)
+        list_remove(&b->disk.link);
     for (unsigned i = 0; i < b->nlanes; i++)
         if (b->lane[i].wire)
             page_free(b->lane[i].wire, b->lane[i].q->size * sizeof(struct wire));

@@ -397,6 +397,14 @@ static void forget(struct virtio_device *d)
     struct console *k = d->priv;
     if (!k)
         return;
+    for (unsigned i = 0; i < k->nports; i++) {
+        if (k->port[i].announced)
+            list_remove(&k->port[i].port.link);
+        if (k->port[i].rx_memory)
+            page_free(k->port[i].rx_memory, 2 * CONSOLE_SLOTS * CONSOLE_PIECE);
+    }
+    for (struct qlink *l; (l = queue_pop(&k->unsent));)
+        sr_free(container_of(l, struct message, link));
     if (k->ctrl_memory)
         page_free(k->ctrl_memory, 2 * CTRL_SLOTS * CTRL_BYTES);
     sr_free(k);

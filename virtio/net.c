@@ -414,6 +414,8 @@ static void forget(struct virtio_device *d)
     struct net *n = d->priv;
     if (!n)
         return;
+    if (n->nic.link.next)
+        list_remove(&n->nic.link);
     if (n->memory)
         page_free(n->memory, n->rx->size * n->buf_size);
     if (n->head)

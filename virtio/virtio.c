@@ -227,7 +227,7 @@ void virtio_ready(struct virtio_device *d)
 }
 
 /* What went wrong may be going through co_fail at this moment; it ends with `stopped`. */
-static void co_give_up(struct virtio_device *d)
+void co_virtio_remove(struct virtio_device *d)
 {
     d->ops->set_status(d, VIRTIO_STATUS_FAILED);
     if (!d->broken) {
@@ -258,6 +258,6 @@ int co_virtio_probe(struct virtio_device *d)
     }
     rc = d->driver->co_probe(d);
     if (rc)
-        co_give_up(d);
+        co_virtio_remove(d);
     return rc;
 }

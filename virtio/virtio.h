@@ -76,7 +76,8 @@ struct virtio_driver {
     /* The device has stopped: fail what is in flight (virtq_detach) and all that comes. Runs in a
      * coroutine on loop 0, once. NULL: nothing can be. */
     void (*lost)(struct virtio_device *d);
-    /* co_probe has failed, the device has stopped, lost was called: free what it allocated. */
+    /* The device has stopped, lost was called: withdraw what was announced, free what was
+     * allocated. Also after co_probe has failed. */
     void (*forget)(struct virtio_device *d);
 };
 REGISTRY(virtio_driver, const struct virtio_driver);
@@ -114,4 +115,7 @@ void virtio_events(struct virtio_device *d);
 /* Offers a device to the drivers. d->ops, name and id are set, the rest is zero. On failure the
  * device has been reset, nothing refers to it, and the caller frees it. SR_ENODEV: no driver. */
 int co_virtio_probe(struct virtio_device *d);
+/* Stops a probed device, fails what is in flight, withdraws what the driver announced, and frees the
+ * driver's memory. Nobody may use that disk, card or port any more. */
+void co_virtio_remove(struct virtio_device *d);
 #endif
