@@ -153,10 +153,10 @@ void hear_nothing(struct client *c)
 
 /* ---- handshake ---- */
 
-void client_connect(struct client *c, const struct pipe_options *o)
+void client_connect(struct client *c, const struct duplex_options *o)
 {
     struct stream *end[2];
-    pipe_open(end, o);
+    duplex_open(end, o);
     *c = (struct client){.s = end[0], .server = end[1]};
     nbd_accepted(NULL, end[1]);
     assert_true(hear64(c) == NBD_INIT_MAGIC);
@@ -170,7 +170,7 @@ void client_close(struct client *c)
     co_stream_close(c->s);
 }
 
-void client_hello(struct client *c, const struct pipe_options *o)
+void client_hello(struct client *c, const struct duplex_options *o)
 {
     client_connect(c, o);
     say32(c, NBD_FLAG_C_FIXED_NEWSTYLE | NBD_FLAG_C_NO_ZEROES);

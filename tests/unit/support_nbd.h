@@ -8,7 +8,7 @@
 #include "net/nbd/nbd_spec.h"
 #include "tests/unit/memdisk.h"
 #include "tests/unit/support.h"
-#include "tests/unit/support_pipe.h"
+#include "tests/unit/support_duplex.h"
 
 #define TEST_MAX_CONNECTIONS   6
 #define TEST_HANDSHAKE_SECONDS 3
@@ -29,7 +29,7 @@ struct client {
     uint64_t size; /* as told */
     uint16_t flags;
 };
-void client_connect(struct client *c, const struct pipe_options *o); /* and checks the greeting */
+void client_connect(struct client *c, const struct duplex_options *o); /* and checks the greeting */
 void client_close(struct client *c);
 void say(struct client *c, const void *p, size_t n);
 void say8(struct client *c, uint8_t v);
@@ -46,7 +46,7 @@ void hear_end(struct client *c);     /* the server closed, no byte came before *
 void hear_nothing(struct client *c); /* the server is silent, and the connection is open */
 
 /* Handshake. */
-void client_hello(struct client *c, const struct pipe_options *o); /* connect, flags 3 */
+void client_hello(struct client *c, const struct duplex_options *o); /* connect, flags 3 */
 void say_option(struct client *c, uint32_t option, const void *data, uint32_t len);
 uint32_t hear_reply(struct client *c, uint32_t option, uint32_t *len); /* type; data follows */
 void expect_ack(struct client *c, uint32_t option);

@@ -44,9 +44,9 @@ static void note_pools(void)
 /* Connections end by themselves a little after their clients. */
 static void co_expect_all_back(void)
 {
-    for (int i = 0; pipe_ends && i < 2000; i++)
+    for (int i = 0; duplex_ends && i < 2000; i++)
         co_sleep_ns(1000000);
-    assert_int_equal(pipe_ends, 0);
+    assert_int_equal(duplex_ends, 0);
     unsigned i = 0;
     registry_for_each (pool, p) {
         if ((*p)->free != before[i])
@@ -98,9 +98,87 @@ TEST(in_flight)
     client_close(&c);
 }
 
+/* ---- turns to send, and memory that is short ---- */
+
+extern struct pool buf_pool_4k, buf_pool_32k, buf_pool_256k;
+
+/* Long reads of every kind and short ones among them: each reply whole, in whatever order. */
+static void co_read_mixed(struct client *c, unsigned n)
+{
+    static const size_t lengths[] = {300000, 5000, 512, 2u << 20};
+    uint8_t *b = malloc(2u << 20);
+    for (uint64_t i = 0; i < n; i++) {
+        uint16_t df = c->mode != SIMPLE && i & 4 ? NBD_CMD_FLAG_DF : 0;
+        say_request(c, NBD_CMD_READ, df, i, i * 1000, lengths[i % 4]);
+    }
+    if (c->mode == SIMPLE)
+        for (unsigned i = 0; i < n; i++) {
+            uint64_t cookie;
+            assert_int_equal(hear32(c), NBD_SIMPLE_REPLY_MAGIC);
+            assert_int_equal(hear32(c), 0);
+            hear(c, &cookie, sizeof(cookie));
+            assert_true(cookie < n);
+            hear(c, b, lengths[cookie % 4]);
+            assert_memory_equal(b, disk->data + cookie * 1000, lengths[cookie % 4]);
+        }
+    else
+        for (unsigned done = 0; done < n;) {
+            struct chunk_head h;
+            hear_chunk(c, &h);
+            done += h.flags & NBD_REPLY_FLAG_DONE;
+            assert_true(h.cookie < n && !(h.type & 0x8000));
+            if (h.type == NBD_REPLY_TYPE_NONE)
+                continue;
+            uint64_t at = hear64(c), len = h.len - 8;
+            assert_true(at >= h.cookie * 1000 &&
+                        at + len <= h.cookie * 1000 + lengths[h.cookie % 4]);
+            hear(c, b, len);
+            assert_memory_equal(b, disk->data + at, len);
+        }
+    free(b);
+}
+
+TEST(mixed_reads)
+{
+    for (enum mode m = SIMPLE; m <= EXTENDED; m++) {
+        struct client c;
+        client_open(&c, "d", m);
+        co_read_mixed(&c, 40);
+        client_close(&c);
+    }
+}
+
+/* Nothing left but what each connection has of its own: slower, and right. */
+TEST(no_memory_but_its_own)
+{
+    struct pool *const pools[] = {&buf_pool_4k, &buf_pool_32k, &buf_pool_256k, &nbd_request_pool,
+                                  &nbd_piece_pool};
+    struct client c[3];
+    void *taken[ARRAY_LEN(pools)][512];
+    unsigned n[ARRAY_LEN(pools)] = {0};
+    for (enum mode m = SIMPLE; m <= EXTENDED; m++)
+        client_open(&c[m], "d", m);
+    for (unsigned i = 0; i < ARRAY_LEN(pools); i++)
+        while ((taken[i][n[i]] = pool_try_get(pools[i], NULL)))
+            assert_true(++n[i] < 512);
+    for (enum mode m = SIMPLE; m <= EXTENDED; m++) {
+        uint8_t *b = malloc(300000);
+        co_read_mixed(&c[m], 8);
+        fill_pattern(b, 9, 300000);
+        assert_int_equal(do_write(&c[m], 0, 4 << 20, b, 300000), 0);
+        assert_memory_equal(disk->data + (4 << 20), b, 300000);
+        free(b);
+    }
+    for (unsigned i = 0; i < ARRAY_LEN(pools); i++)
+        while (n[i])
+            pool_put(pools[i], NULL, taken[i][--n[i]]);
+    for (enum mode m = SIMPLE; m <= EXTENDED; m++)
+        client_close(&c[m]);
+}
+
 /* ---- random requests in small portions, against a model ---- */
 
-static void co_random_requests(const struct pipe_options *o, enum mode mode, unsigned n)
+static void co_random_requests(const struct duplex_options *o, enum mode mode, unsigned n)
 {
     uint8_t *model = malloc(SIZE), *b = malloc(1u << 20);
     struct client c;
@@ -136,7 +214,7 @@ static void co_random_requests(const struct pipe_options *o, enum mode mode, uns
 
 TEST(small_portions)
 {
-    static const struct pipe_options options[] = {
+    static const struct duplex_options options[] = {
         {.segment = 1, .window = 64u << 10},
         {.segment = 7, .queue = 1},
         {.segment = 1460, .window = 70000, .queue = 1000},
@@ -155,7 +233,7 @@ TEST(small_portions)
  * whose payload does not come. */
 static void say_much(struct client *c)
 {
-    pipe_stall(c->server, true);
+    duplex_stall(c->server, true);
     for (uint64_t i = 0; i < 40; i++)
         say_request(c, NBD_CMD_READ, 0, i, i * 4096, 4096);
     for (uint64_t i = 0; i < 10; i++)
@@ -199,7 +277,7 @@ TEST(slow_clients)
     co_sleep_ns(50000000);
     co_quick_client();
     /* And when they go on, nothing was lost. */
-    pipe_stall(slow[0].server, false);
+    duplex_stall(slow[0].server, false);
     for (uint64_t i = 0; i < 40; i++) {
         assert_int_equal(hear_read(&slow[0], i, i * 4096, b, 4096, NULL, NULL), 0);
         assert_memory_equal(b, disk->data + i * 4096, 4096);
@@ -258,7 +336,7 @@ TEST(cut_sessions)
 {
     struct stream *whole[2];
     static uint8_t bytes[4096];
-    pipe_open(whole, NULL);
+    duplex_open(whole, NULL);
     struct client c = {.s = whole[0]};
     say_session(&c);
     co_sleep_ns(1000000);
@@ -276,7 +354,7 @@ TEST(cut_sessions)
             if (how)
                 stream_abort(c.s);
             client_close(&c);
-            while (pipe_ends)
+            while (duplex_ends)
                 co_sleep_ns(100000);
         }
 }
@@ -291,8 +369,10 @@ TEST(drain)
     co_drain_begin(disk->node);
     say_request(&c, NBD_CMD_READ, 0, 1, 0, sizeof(b));
     say_request(&c, NBD_CMD_FLUSH, 0, 2, 0, 0);
+    unsigned stacks = co_stacks_free();
     hear_nothing(&c);
     assert_int_equal(disk->count[MEM_READ], 0);
+    assert_int_equal(co_stacks_free(), stacks); /* they wait without coroutines of their own */
     drain_end(disk->node);
     assert_int_equal(hear_read(&c, 1, 0, b, sizeof(b), NULL, NULL), 0);
     assert_int_equal(hear_status(&c, 2, 0), 0);

@@ -543,7 +543,7 @@ TEST(connection_limit)
     struct stream *end[2];
     for (int i = 1; i < TEST_MAX_CONNECTIONS; i++)
         client_hello(&more[i], NULL);
-    pipe_open(end, NULL);
+    duplex_open(end, NULL);
     nbd_accepted(NULL, end[1]);
     assert_int_not_equal(co_stream_wait(end[0], 1, board_clock_ns() + 1000000000), 0);
     co_stream_close(end[0]);
@@ -589,7 +589,7 @@ static void co_clean(void *arg)
     nbd_test_unexport("e1", "m1");
     nbd_test_unexport("e2", "m2");
     co_sleep_ns(20000000);
-    assert_int_equal(pipe_ends, 0);
+    assert_int_equal(duplex_ends, 0);
 }
 
 static void test_clean(void **state)

@@ -625,7 +625,7 @@ static void co_clean(void *arg)
     nbd_test_unexport("b", "blocks");
     nbd_test_unexport("ro", "fixed");
     co_sleep_ns(20000000);
-    assert_int_equal(pipe_ends, 0);
+    assert_int_equal(duplex_ends, 0);
 }
 
 static void test_clean(void **state)
