@@ -192,7 +192,8 @@ static void *first_use(struct pool *p)
     p->fresh += slot(p);
     if (p->made)
         p->made(p, obj, p->fresh_payload);
-    p->fresh_payload += payload_slot(p);
+    if (p->payload) /* else a null pointer: adding to it is undefined */
+        p->fresh_payload += payload_slot(p);
     return obj;
 }
 
