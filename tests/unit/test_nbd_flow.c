@@ -455,10 +455,16 @@ TEST(export_closes_on_slow)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_in_flight),     cmocka_unit_test(test_small_portions),
-        cmocka_unit_test(test_slow_clients),  cmocka_unit_test(test_vanish_in_flight),
-        cmocka_unit_test(test_cut_sessions),  cmocka_unit_test(test_drain),
-        cmocka_unit_test(test_export_closes), cmocka_unit_test(test_export_closes_on_slow),
+        cmocka_unit_test(test_in_flight),
+        cmocka_unit_test(test_mixed_reads),
+        cmocka_unit_test(test_no_memory_but_its_own),
+        cmocka_unit_test(test_small_portions),
+        cmocka_unit_test(test_slow_clients),
+        cmocka_unit_test(test_vanish_in_flight),
+        cmocka_unit_test(test_cut_sessions),
+        cmocka_unit_test(test_drain),
+        cmocka_unit_test(test_export_closes),
+        cmocka_unit_test(test_export_closes_on_slow),
     };
     test_start_with(STACKS, TEST_BIG_STACKS);
     return cmocka_run_group_tests(tests, NULL, NULL);
