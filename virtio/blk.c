@@ -29,7 +29,7 @@
 #define RING_SIZE_SMALL 32u /* on a machine with less than SMALL_RAM */
 #define SMALL_RAM       (16ull << 20)
 #define MAX_PIECES      126u /* of data; a table of 128 descriptors is 2 KiB */
-#define PROBE_NS        (5ull * 1000000000)
+#define PROBE_NS        (3ull * 1000000000)
 #define STATUS_PENDING  0xffu
 
 struct wire {

@@ -152,7 +152,8 @@ void virtio_fail(struct virtio_device *d, const char *fmt, ...)
     vsnprintf(why, sizeof(why), fmt, ap);
     va_end(ap);
     log_line(d->driver->name, "%s: device is broken: %s", d->name, why);
-    co_start(&d->failing, co_fail, d);
+    /* As a child, because all stacks may be held by requests that wait for this device. */
+    co_start_child(&d->failing, co_fail, d);
 }
 
 /* ---- Events ---------------------------------------------------------------------------------- */
@@ -229,7 +230,6 @@ void virtio_ready(struct virtio_device *d)
 /* What went wrong may be going through co_fail at this moment; it ends with `stopped`. */
 void co_virtio_remove(struct virtio_device *d)
 {
-    d->ops->set_status(d, VIRTIO_STATUS_FAILED);
     if (!d->broken) {
         d->broken = true;
         co_fail(d);

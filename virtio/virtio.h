@@ -113,7 +113,7 @@ void virtio_events(struct virtio_device *d);
 /* ---- For transports -------------------------------------------------------------------------- */
 
 /* Offers a device to the drivers. d->ops, name and id are set, the rest is zero. On failure the
- * device has been reset, nothing refers to it, and the caller frees it. SR_ENODEV: no driver. */
+ * device has been stopped, nothing refers to it, and the caller frees it. SR_ENODEV: no driver. */
 int co_virtio_probe(struct virtio_device *d);
 /* Stops a probed device, fails what is in flight, withdraws what the driver announced, and frees the
  * driver's memory. Nobody may use that disk, card or port any more. */

@@ -4,6 +4,8 @@
  */
 #include "virtio/device/loopback.h"
 
+#include "kernel/board.h"
+
 #include <stdio.h>
 
 static struct vdev *vdev_of(struct virtio_device *d)
@@ -165,12 +167,14 @@ void vdev_interrupt(struct vdev *v, unsigned queue)
         return;
     v->isr |= VIRTIO_ISR_QUEUE;
     v->interrupts++;
+    board_wake(0);
 }
 
 void vdev_config_changed(struct vdev *v)
 {
     v->generation++;
     v->isr |= VIRTIO_ISR_CONFIG;
+    board_wake(0);
 }
 
 int co_vdev_attach(struct vdev *v, const char *name)
