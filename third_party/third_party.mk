@@ -81,7 +81,7 @@ endef
 NEWLIB_OPTIONS := --disable-multilib --disable-newlib-supplied-syscalls \
     --enable-newlib-io-long-long --enable-newlib-io-c99-formats --enable-newlib-reent-small \
     --enable-newlib-retargetable-locking --disable-newlib-wide-orient \
-    --disable-newlib-fseek-optimization --enable-newlib-nano-malloc --disable-dependency-tracking
+    --disable-newlib-fseek-optimization --disable-dependency-tracking
 
 # $(call newlib,ARCH)
 define newlib
