@@ -1,0 +1,225 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * From a guest offset to an extent: what lies there, where, and how far it goes on alike.
+ *
+ *     guest offset   | L1 index | L2 index                      | in cluster      |
+ *                    |    key of the slice    | index in slice  |                 |
+ *
+ * Entries of a slice are decoded one after the other as long as the next continues the extent: the
+ * same kind, and for data the next host cluster. So adjacent clusters come out as one extent, and a
+ * read of them is one request below.
+ *
+ * An ordinary data cluster is recognised by one test: `not_plain` has every bit that its entry may
+ * not have, that is compressed, zero, reserved bits, and offset bits below the cluster size. What
+ * fails it is looked at in detail (decode_rare); with extended L2 entries, or an external data file,
+ * that is every entry.
+ *
+ * Nothing outside of the file is ever an extent: an entry that points there is an error of the image
+ * (SR_EIO for this request, and a line, rate-limited), while the part of a last cluster that the
+ * file does not have reads as zeroes, as in QEMU. An entry in error ends the extent before it, and
+ * fails only who wants it.
+ */
+#include "formats/qcow2/qcow2.h"
+
+static int corrupt(const struct qcow2 *s, const char *what, uint64_t off, uint64_t value)
+{
+    log_limited("qcow2", "node %s: image is corrupt: %s at guest offset 0x%llx (0x%llx)",
+                s->node->name, what, (unsigned long long)off, (unsigned long long)value);
+    return SR_EIO;
+}
+
+/* ---- one entry ---- */
+
+/* Data at `host`, the cluster that holds `off`: e->len goes to the end of the run already. */
+static int place_data(const struct qcow2 *s, uint64_t off, uint64_t host, struct extent *e)
+{
+    uint64_t in = off & s->cluster_mask, size = s->data->node->size;
+    if (unlikely(host >= size))
+        return corrupt(s, "cluster outside of the file", off, host);
+    e->type = EXTENT_DATA;
+    e->host = host + in;
+    if (unlikely(e->host >= size))
+        e->type = EXTENT_ZERO;
+    else if (unlikely(e->len > size - e->host))
+        e->len = size - e->host;
+    return 0;
+}
+
+static int decode_compressed(const struct qcow2 *s, uint64_t entry, uint64_t off, struct extent *e)
+{
+    uint64_t size = s->node->file->node->size, host = entry & ((1ull << s->csize_shift) - 1);
+    uint64_t sectors = (entry & (QCOW2_L2_COMPRESSED - 1)) >> s->csize_shift;
+    if (s->external)
+        return corrupt(s, "compressed cluster with an external data file", off, entry);
+    if (host >= size || host <= s->cluster_mask)
+        return corrupt(s, "compressed cluster outside of the file", off, entry);
+    uint64_t len = (sectors + 1) * QCOW2_SECTOR - host % QCOW2_SECTOR;
+    e->type = EXTENT_COMPRESSED;
+    e->host = host;
+    e->csize = (uint32_t)MIN(len, size - host);
+    return 0;
+}
+
+/* The run of subclusters alike from `off` on, within the cluster. host: 0 for none. */
+static int decode_bitmap(const struct qcow2 *s, uint64_t bitmap, uint64_t off, uint64_t host,
+                         bool has_host, struct extent *e)
+{
+    unsigned shift = s->cluster_bits - QCOW2_SUBCLUSTER_BITS;
+    uint64_t in = off & s->cluster_mask;
+    unsigned first = (unsigned)(in >> shift);
+    uint32_t data = (uint32_t)bitmap, zero = (uint32_t)(bitmap >> 32);
+    if (data & zero)
+        return corrupt(s, "subcluster both allocated and zero", off, bitmap);
+    if (data && !has_host)
+        return corrupt(s, "subclusters without a cluster", off, bitmap);
+    bool is_data = data >> first & 1, is_zero = zero >> first & 1;
+    /* Bits where the kind changes, from `first` on. */
+    uint32_t other = (is_data ? ~data : is_zero ? ~zero : data | zero) >> first;
+    unsigned run = other ? (unsigned)__builtin_ctz(other) : (1u << QCOW2_SUBCLUSTER_BITS) - first;
+    e->len = ((uint64_t)(first + run) << shift) - in;
+    e->len = MIN(e->len, s->cluster_mask + 1 - in);
+    e->type = is_zero ? EXTENT_ZERO : EXTENT_UNALLOCATED;
+    return is_data ? place_data(s, off, host, e) : 0;
+}
+
+/* Everything but an ordinary data cluster; e->len is to the end of the cluster. */
+static __attribute__((noinline)) int decode_rare(const struct qcow2 *s, const be64 *at,
+                                                 uint64_t off, struct extent *e)
+{
+    uint64_t entry = be64_get(*at), host = entry & QCOW2_OFFSET_MASK;
+    bool has_host = host || (s->external && (entry & QCOW2_COPIED));
+    if (entry & QCOW2_L2_COMPRESSED)
+        return decode_compressed(s, entry, off, e);
+    if (entry & QCOW2_L2_RESERVED)
+        return corrupt(s, "reserved bits in an L2 entry", off, entry);
+    if (host & s->cluster_mask)
+        return corrupt(s, "cluster offset is not aligned", off, entry);
+    if (s->raw && has_host && host != (off & ~s->cluster_mask))
+        return corrupt(s, "data file is not raw", off, entry);
+    if ((entry & QCOW2_L2_ZERO) && (s->extended || s->version < 3))
+        return corrupt(s, "zero flag where there is none", off, entry);
+    if (s->extended)
+        return decode_bitmap(s, be64_get(at[1]), off, host, has_host, e);
+    e->type = EXTENT_UNALLOCATED;
+    if (entry & QCOW2_L2_ZERO)
+        e->type = EXTENT_ZERO;
+    else if (has_host)
+        return place_data(s, off, host, e);
+    return 0;
+}
+
+static inline int decode(const struct qcow2 *s, const be64 *slice, uint64_t off, struct extent *e)
+{
+    uint64_t index = off >> s->cluster_bits & s->index_mask;
+    const be64 *at = slice + (index << s->extended);
+    uint64_t entry = be64_get(*at), host = entry & ~QCOW2_COPIED;
+    e->len = s->cluster_mask + 1 - (off & s->cluster_mask);
+    if (likely(!(entry & s->not_plain) && host))
+        return place_data(s, off, host, e);
+    return decode_rare(s, at, off, e);
+}
+
+/* ---- runs ---- */
+
+static bool joins(const struct extent *a, const struct extent *b, bool join_compressed)
+{
+    if (a->type != b->type)
+        return false;
+    if (a->type == EXTENT_DATA)
+        return a->host + a->len == b->host;
+    return a->type != EXTENT_COMPRESSED || join_compressed;
+}
+
+/* What follows is only joined, never reported: whoever wants it asks for it. */
+static void extend(const struct qcow2 *s, const be64 *slice, uint64_t off, uint64_t len,
+                   struct extent *e)
+{
+    uint64_t room = (1ull << s->slice_shift) - (off & ((1ull << s->slice_shift) - 1));
+    struct extent next;
+    len = MIN(len, room);
+    while (e->len < len && !decode(s, slice, off + e->len, &next) && joins(e, &next, false))
+        e->len += next.len;
+}
+
+/* No slice in the cache: none needed, or where it is. */
+#define MAP_L1_MOST 65536u /* entries looked at in one go */
+static __attribute__((noinline)) int map_l1(const struct qcow2 *s, uint64_t off, uint64_t len,
+                                            struct extent *e, uint64_t *host)
+{
+    uint64_t i = off >> s->l2_shift, table_size = 1ull << s->l2_shift, last;
+    if (i >= s->l1_entries)
+        return SR_EIO;
+    uint64_t entry = be64_get(s->l1[i]);
+    if (entry & QCOW2_L1_RESERVED)
+        return corrupt(s, "reserved bits in an L1 entry", off, entry);
+    uint64_t table = entry & QCOW2_OFFSET_MASK;
+    if (table) {
+        uint64_t slice = (off >> s->slice_shift) & ((1ull << (s->l2_shift - s->slice_shift)) - 1);
+        *host = table + slice * s->l2.slice_size;
+        if ((table & s->cluster_mask) ||
+            !range_ok(*host, s->l2.slice_size, s->node->file->node->size))
+            return corrupt(s, "L2 table outside of the file, or not aligned", off, entry);
+        return SR_EAGAIN;
+    }
+    e->type = EXTENT_UNALLOCATED;
+    e->len = table_size - (off & (table_size - 1));
+    last = MIN(s->l1_entries, i + MAP_L1_MOST);
+    while (e->len < len && ++i < last && !be64_get(s->l1[i]))
+        e->len += table_size;
+    return 0;
+}
+
+int qcow2_map(struct qcow2 *s, uint64_t off, uint64_t len, struct extent *e, uint64_t *host)
+{
+    const be64 *slice = l2_lookup(&s->l2, off >> s->slice_shift);
+    if (unlikely(!slice))
+        return map_l1(s, off, len, e, host);
+    int r = decode(s, slice, off, e);
+    if (unlikely(e->len < len) && !r)
+        extend(s, slice, off, len, e);
+    return r;
+}
+
+/* ---- with loading ---- */
+
+static int co_map_home(struct qcow2 *s, uint64_t off, uint64_t len, struct extent *e)
+{
+    uint64_t host;
+    int r;
+    while ((r = qcow2_map(s, off, len, e, &host)) == SR_EAGAIN) {
+        r = co_l2_load(&s->l2, s->node->file, off >> s->slice_shift, host);
+        if (r)
+            break;
+    }
+    return r;
+}
+
+static int co_map_one(struct qcow2 *s, uint64_t off, uint64_t len, struct extent *e)
+{
+    uint64_t host;
+    unsigned from = loop_id();
+    int r = qcow2_map(s, off, len, e, &host);
+    if (likely(r != SR_EAGAIN))
+        return r;
+    co_hop(s->node->home_loop);
+    r = co_map_home(s, off, len, e);
+    co_hop(from);
+    return r;
+}
+
+#define MAP_MOST 64u /* extents joined in one go: bounds what a question costs */
+
+int co_qcow2_map(struct qcow2 *s, uint64_t off, uint64_t len, bool join_compressed,
+                 struct extent *e)
+{
+    struct extent next;
+    int r = co_map_one(s, off, len, e);
+    for (unsigned i = 0; !r && e->len < len && i < MAP_MOST; i++) {
+        uint64_t at = off + e->len;
+        if (at >> s->l2_shift >= s->l1_entries || co_map_one(s, at, len - e->len, &next) ||
+            !joins(e, &next, join_compressed))
+            break;
+        e->len += next.len;
+    }
+    return r;
+}

@@ -1,0 +1,167 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+#ifndef FORMATS_QCOW2_QCOW2_H
+#define FORMATS_QCOW2_QCOW2_H
+/*
+ * formats/qcow2/: the qcow2 driver; this header is for its own files only. Version 2 and 3, reading.
+ *
+ *     header.c    header and extensions: parsed and checked    snapshot.c  the table is walked
+ *     open.c      driver table, options, opening, closing      read.c      reads
+ *     l2.c        cache of L2 slices                           status.c    block status
+ *     map.c       guest offset -> extent                       cluster.c   decompressed clusters
+ *
+ * Units: bytes; "guest" offsets are in the virtual disk, "host" offsets in the image file (or the
+ * external data file). Context: see each function; what is called from the data path neither
+ * allocates nor locks. Errors: 0 or SR_E*; what an image says wrong in its tables is SR_EIO for the
+ * request that meets it, and one rate-limited line.
+ */
+#include "blk/blk.h"
+#include "formats/compress.h"
+#include "formats/qcow2/qcow2_spec.h"
+
+/* ---- header.c ---- */
+
+/* What the header and its extensions say, checked. */
+struct qcow2_image {
+    unsigned version, cluster_bits, refcount_order;
+    uint64_t size, incompatible, compatible, autoclear;
+    uint64_t l1_offset, snapshots_offset;
+    uint32_t l1_size, nb_snapshots;
+    enum compression compression;
+    bool has_backing, has_format, has_data_file;
+    char backing[QCOW2_MAX_NAME + 1], format[16], data_file[QCOW2_MAX_NAME + 1];
+};
+/* `head`: the first `len` bytes of an image of file_size bytes. SR_EINVAL or SR_ENOTSUP with err. */
+int qcow2_parse_header(struct qcow2_image *img, const uint8_t *head, size_t len, uint64_t file_size,
+                       struct error *err);
+/* Enough for every header seen in the wild; extensions behind it are refused. */
+#define QCOW2_HEAD_MAX (64u << 10)
+
+/* ---- l2.c ---- */
+
+struct l2_slice;
+struct l2_cache {
+    struct l2_slice **bucket; /* [mask + 1] */
+    uint64_t mask;
+    struct l2_slice *slices;
+    unsigned count, hand;
+    size_t slice_size;
+    void *mem; /* all of it: one run of pages */
+    size_t mem_size;
+    struct co_queue waiting; /* for a slice that is not being loaded */
+};
+/* `bytes`: wanted, 0: as RAM allows; no more than `most` slices are of use. SR_ENOMEM. */
+int l2_open(struct l2_cache *c, size_t slice_size, uint64_t bytes, uint64_t most);
+void l2_close(struct l2_cache *c);
+/* Entries of slice `key`, or NULL; any loop; not to be kept across a yield. */
+static inline const be64 *l2_lookup(const struct l2_cache *c, uint64_t key);
+/* Reads slice `key` from `host`; 0: it was there a moment ago. Home loop. */
+int co_l2_load(struct l2_cache *c, struct child *file, uint64_t key, uint64_t host);
+
+struct l2_slice {
+    struct l2_slice *next; /* of the same bucket */
+    uint64_t key;
+    const be64 *entries;
+    bool used;      /* since the hand came by */
+    bool published; /* in its bucket */
+    bool loading;
+    uint64_t load_key;   /* what is being loaded; `key` stays until no reader looks at it */
+    struct list waiters; /* struct flight, while loading */
+};
+
+static inline const be64 *l2_lookup(const struct l2_cache *c, uint64_t key)
+{
+    struct l2_slice *s = __atomic_load_n(&c->bucket[key & c->mask], __ATOMIC_ACQUIRE);
+    while (s && unlikely(__atomic_load_n(&s->key, __ATOMIC_RELAXED) != key))
+        s = __atomic_load_n(&s->next, __ATOMIC_ACQUIRE);
+    if (unlikely(!s))
+        return NULL;
+    if (unlikely(!__atomic_load_n(&s->used, __ATOMIC_RELAXED)))
+        __atomic_store_n(&s->used, true, __ATOMIC_RELAXED);
+    return s->entries;
+}
+
+/* ---- the node ---- */
+
+struct cluster_set;
+struct qcow2 {
+    /* What every read looks at. */
+    struct l2_cache l2;
+    unsigned slice_shift;  /* log2 of the guest bytes that a slice maps */
+    unsigned cluster_bits; /* log2 of the cluster size */
+    uint64_t cluster_mask; /* cluster size - 1 */
+    uint64_t index_mask;   /* entries of a slice - 1 */
+    uint64_t not_plain;    /* bits that an entry of an ordinary data cluster has not */
+    struct child *data;    /* where data clusters are: the file, or the data file */
+    bool extended;         /* L2 entries have a subcluster bitmap */
+    bool external, raw;    /* data file; and its offsets are the guest's */
+    unsigned version;
+    unsigned l2_shift;    /* log2 of the guest bytes that an L2 table maps */
+    unsigned csize_shift; /* where the length is in the entry of a compressed cluster */
+    be64 *l1;             /* [l1_entries], as on the disk: those that the size needs */
+    uint64_t l1_entries;
+    struct cluster_set *clusters;
+    struct node *node;
+    /* For queries. */
+    enum compression compression;
+    unsigned refcount_bits;
+    uint64_t incompatible, compatible;
+    char *data_file; /* name in the header, or NULL */
+};
+extern const struct blk_driver blk_qcow2;
+
+/* ---- map.c ---- */
+
+enum extent_type { EXTENT_UNALLOCATED, EXTENT_ZERO, EXTENT_DATA, EXTENT_COMPRESSED };
+struct extent {
+    enum extent_type type;
+    uint32_t csize; /* COMPRESSED: bytes in the file, from `host` */
+    uint64_t len;   /* of guest bytes; COMPRESSED: to the end of the cluster at most */
+    uint64_t host;  /* DATA, COMPRESSED */
+};
+/* What [off, ...) is, from memory only: SR_EAGAIN when a slice is missing (its place in the file is
+ * *host then). Ends at the end of a slice; may be longer than `len`. Any loop. */
+int qcow2_map(struct qcow2 *s, uint64_t off, uint64_t len, struct extent *e, uint64_t *host);
+/* The same with what it takes, and across slices; join_compressed: for those who do not read. Any
+ * loop. */
+int co_qcow2_map(struct qcow2 *s, uint64_t off, uint64_t len, bool join_compressed,
+                 struct extent *e);
+
+/* ---- the rest ---- */
+
+int co_qcow2_check_snapshots(struct child *file, const struct qcow2_image *img, struct error *err);
+int co_qcow2_preadv(struct node *n, uint64_t off, struct iov v, unsigned flags);
+int co_qcow2_block_status(struct node *n, uint64_t off, uint64_t len, struct blk_status *st);
+
+/* cluster.c: bytes of a compressed cluster, from `in` on. Home loop. */
+int co_cluster_read(struct qcow2 *s, const struct extent *e, uint64_t in, struct iov v);
+/* Images that lie in an image have a workspace of their own. SR_ENOMEM. */
+int clusters_open(struct qcow2 *s);
+void clusters_close(struct qcow2 *s);
+
+/* ---- one load, many who wait for it (same loop) ---- */
+
+struct flight {
+    struct list link;
+    struct co *co;
+    bool landed;
+    int result;
+};
+static inline int co_flight_join(struct list *waiters)
+{
+    struct flight f = {.co = co_self()};
+    list_append(waiters, &f.link);
+    while (!f.landed)
+        co_yield ();
+    return f.result;
+}
+static inline void flight_land(struct list *waiters, int result)
+{
+    struct flight *f;
+    while ((f = list_first(waiters, struct flight, link))) {
+        list_remove(&f->link);
+        f->result = result;
+        f->landed = true;
+        co_wake(f->co);
+    }
+}
+#endif
