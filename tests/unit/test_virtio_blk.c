@@ -224,7 +224,7 @@ static void start_many(void)
     }
 }
 
-static void co_await_many(void)
+static void co_end_many(void)
 {
     while (ended < MANY)
         co_yield ();
@@ -246,7 +246,7 @@ static void co_full(void *arg)
         assert_int_equal(disk.nheld, 128); /* the ring; the others wait in line */
         assert_int_equal(ended, 0);
         vblk_release(&disk);
-        co_await_many();
+        co_end_many();
         for (unsigned i = 0; i < MANY; i++) {
             assert_int_equal(many[i].rc, 0);
             assert_int_equal(data[i * 4096], (uint8_t)(i + 1));
@@ -313,7 +313,7 @@ static void co_needs_reset(void *arg)
         disk.v.no_reset = stubborn;
         disk.v.status |= VIRTIO_STATUS_NEEDS_RESET;
         vdev_config_changed(&disk.v);
-        co_await_many();
+        co_end_many();
         assert_int_equal(disk.v.cut, stubborn);
         for (unsigned i = 0; i < MANY; i++)
             assert_int_equal(many[i].rc, SR_EIO);

@@ -35,7 +35,7 @@ static void on_port(void *ctx, struct port *p, bool connected)
     assert_int_equal(p->host_connected, connected);
 }
 
-static void co_await (const unsigned *what, unsigned count)
+static void co_until(const unsigned *what, unsigned count)
 {
     while (*what < count)
         co_sleep_ns(100000);
@@ -67,7 +67,7 @@ static void co_session(unsigned nth)
 {
     uint8_t b[5];
     vconsole_connect(&host, 1, true);
-    co_await (&seen.opened, nth);
+    co_until(&seen.opened, nth);
     assert_string_equal(seen.stream->peer, seen.port->name);
     host.port[1].ngot = 0;
     assert_int_equal(co_stream_write(seen.stream, "hello", 5), 0);
@@ -78,7 +78,7 @@ static void co_session(unsigned nth)
     assert_memory_equal(b, "abcde", 5);
     vconsole_send(&host, 1, "last", 4);
     vconsole_connect(&host, 1, false);
-    co_await (&seen.closed, nth);
+    co_until(&seen.closed, nth);
     assert_int_equal(co_stream_read(seen.stream, b, 4, STREAM_FOREVER), 0);
     assert_memory_equal(b, "last", 4); /* what came before the end can be read, then */
     assert_int_equal(co_stream_wait(seen.stream, 1, STREAM_FOREVER), SR_EOF);
@@ -113,12 +113,12 @@ static void co_late_watch(void *arg)
     co_sleep_ns(1000000);
     assert_false(host.port[1].guest_open);
     assert_int_equal(port_watch("late", on_port, &seen), 0);
-    co_await (&seen.opened, 1);
+    co_until(&seen.opened, 1);
     assert_int_equal(co_stream_read(seen.stream, b, 4, STREAM_FOREVER), 0);
     assert_memory_equal(b, "wait", 4);
     co_stream_close(seen.stream);
     vconsole_connect(&host, 1, false);
-    co_await (&seen.closed, 1);
+    co_until(&seen.closed, 1);
     co_end();
 }
 
@@ -136,7 +136,7 @@ static void co_receive(void *arg)
     assert_int_equal(port_watch("recv", on_port, &seen), 0);
     co_begin("recv");
     vconsole_connect(&host, 1, true);
-    co_await (&seen.opened, 1);
+    co_until(&seen.opened, 1);
     struct stream *s = seen.stream;
     vconsole_send(&host, 1, bulk, BULK);
     co_sleep_ns(5000000);
@@ -201,13 +201,13 @@ static void co_send(void *arg)
     assert_int_equal(port_watch("send", on_port, &seen), 0);
     co_begin("send");
     vconsole_connect(&host, 1, true);
-    co_await (&seen.opened, 1);
+    co_until(&seen.opened, 1);
     host.stuck = true;
     start_senders();
     co_sleep_ns(5000000);
     assert_int_equal(finished, 0); /* the host takes nothing */
     vconsole_unstick(&host);
-    co_await (&finished, 2);
+    co_until(&finished, 2);
     assert_int_equal(send_rc[0] | send_rc[1], 0);
     assert_int_equal(released, 2);
     co_got(1, 60000);
@@ -217,7 +217,7 @@ static void co_send(void *arg)
     start_senders();
     co_sleep_ns(1000000);
     vconsole_connect(&host, 1, false); /* who waits for room hears of it */
-    co_await (&finished, 2);
+    co_until(&finished, 2);
     assert_int_equal(send_rc[0], SR_EIO);
     assert_int_equal(send_rc[1], SR_EIO);
     assert_int_equal(released, 2);
@@ -254,9 +254,9 @@ static void co_nonsense(void *arg)
     co_stream_close(seen.stream);
     vconsole_connect(&host, 1, false);
     vconsole_connect(&host, 1, true);
-    co_await (&seen.opened, before + 1);
+    co_until(&seen.opened, 2);
     vconsole_control(&host, 1, VIRTIO_CONSOLE_DEVICE_REMOVE, 1, NULL, 0);
-    co_await (&seen.closed, seen.opened);
+    co_until(&seen.closed, seen.opened);
     co_stream_close(seen.stream);
     co_end();
 }
@@ -268,7 +268,7 @@ static void co_lost(void *arg)
     assert_int_equal(port_watch("lost", on_port, &seen), 0);
     co_begin("lost");
     vconsole_connect(&host, 1, true);
-    co_await (&seen.opened, 1);
+    co_until(&seen.opened, 1);
     host.v.status |= VIRTIO_STATUS_NEEDS_RESET;
     vdev_config_changed(&host.v);
     assert_int_equal(co_stream_wait(seen.stream, 1, STREAM_FOREVER), SR_EOF);

@@ -102,7 +102,7 @@ static void co_detach(void)
     co_vdev_detach(&card[1].v);
 }
 
-static void co_await (const unsigned *what, unsigned count)
+static void co_until(const unsigned *what, unsigned count)
 {
     while (*what < count)
         co_sleep_ns(10000);
@@ -143,17 +143,17 @@ static void co_frames(void *arg)
     for (unsigned i = 0; i < ARRAY_LEN(len); i++) {
         fill(len[i]);
         assert_int_equal(transmit(len[i], 1 + i % 3, &plain), 0);
-        co_await (&got_frames, i + 1);
+        co_until(&got_frames, i + 1);
         assert_int_equal(got_len, len[i]);
         assert_memory_equal(got, frame, len[i]);
         assert_int_equal(got_flags, 0);
         assert_int_equal(got_bufs, (len[i] + 12 + 4095) / 4096);
     }
-    co_await (&sent, ARRAY_LEN(len));
+    co_until(&sent, ARRAY_LEN(len));
     assert_true(batches > 0);
     assert_int_equal(transmit(1000, nic[0]->max_tx_segs, &plain), 0);
     assert_int_equal(transmit(1000, nic[0]->max_tx_segs + 1, &plain), SR_EINVAL);
-    co_await (&sent, ARRAY_LEN(len) + 1);
+    co_until(&sent, ARRAY_LEN(len) + 1);
     co_detach();
 }
 
@@ -164,17 +164,17 @@ static void co_meta(void *arg)
     co_attach();
     struct nic_tx_meta m = {.csum = true, .csum_start = 34, .csum_offset = 16};
     assert_int_equal(transmit(200, 2, &m), 0);
-    co_await (&got_frames, 1);
+    co_until(&got_frames, 1);
     assert_int_equal(got_flags, NIC_RX_CSUM_PARTIAL);
     m.gso = 6;
     m.gso_size = 1440;
     m.hdr_len = 74;
     assert_int_equal(transmit(30000, 20, &m), 0);
-    co_await (&got_frames, 2);
+    co_until(&got_frames, 2);
     assert_int_equal(got_len, 30000);
     struct virtio_net_hdr h = {.flags = VIRTIO_NET_HDR_F_DATA_VALID};
     vnet_inject(&card[1], &h, frame, 100);
-    co_await (&got_frames, 3);
+    co_until(&got_frames, 3);
     assert_int_equal(got_flags, NIC_RX_CSUM_VALID);
     co_detach();
 }
@@ -196,7 +196,7 @@ static void co_plain(void *arg)
     for (unsigned i = 0; i < 500; i++) {
         fill(1514);
         assert_int_equal(transmit(1514, 3, &m), 0);
-        co_await (&got_frames, i + 1);
+        co_until(&got_frames, i + 1);
         assert_memory_equal(got, frame, 1514);
     }
     co_detach();
@@ -216,19 +216,19 @@ static void co_full(void *arg)
         n++;
     assert_int_equal(n, 256);
     assert_int_equal(transmit(60, 1, &m), SR_EAGAIN);
-    co_await (&spaces, 1);
+    co_until(&spaces, 1);
     assert_int_equal(transmit(60, 1, &m), 0);
-    co_await (&sent, 257);
+    co_until(&sent, 257);
     assert_int_equal(got_frames, 256); /* the last one waits: no buffer is left */
     co_sleep_ns(1000000);
     assert_int_equal(got_frames, 256);
     nic[1]->ops->rx_return(nic[1], kept[0]);
-    co_await (&got_frames, 257);
+    co_until(&got_frames, 257);
     for (unsigned i = 1; i < nkept; i++)
         nic[1]->ops->rx_return(nic[1], kept[i]);
     keep = false;
     assert_int_equal(transmit(60000, 1, &m), 0);
-    co_await (&got_frames, 258);
+    co_until(&got_frames, 258);
     assert_int_equal(got_len, 60000);
     co_detach();
 }
@@ -249,7 +249,7 @@ static void co_wire(void *arg)
         assert_int_equal(transmit(100, 1, &m), 0);
         co_reschedule();
     }
-    co_await (&sent, 1000);
+    co_until(&sent, 1000);
     co_sleep_ns(5000000);
     assert_in_range(wire.lost, 50, 150);
     assert_in_range(wire.reordered, 100, 300);
@@ -265,7 +265,7 @@ static void co_link(void *arg)
     assert_true(nic[0]->link_up);
     le16_set(&vnet_config(&card[0])->status, 0);
     vdev_config_changed(&card[0].v);
-    co_await (&links, 1);
+    co_until(&links, 1);
     assert_false(nic[0]->link_up);
     assert_true(nic[1]->link_up);
     co_detach();
@@ -314,7 +314,7 @@ static void co_lies(void *arg)
             assert_int_equal(sent, before + 1);
         } else {
             assert_int_equal(transmit(60, 1, &m), 0);
-            co_await (&got_frames, 1);
+            co_until(&got_frames, 1);
         }
         co_detach();
     }
@@ -339,7 +339,7 @@ static void co_parts(void *arg)
     assert_int_equal(got_frames, 0);
     inject_raw(50, 0, true);
     inject_raw(60, 0, true);
-    co_await (&got_frames, 1);
+    co_until(&got_frames, 1);
     assert_int_equal(got_len, 188 + 110);
     inject_raw(200, 2, false);
     inject_raw(0, 0, true); /* an empty part */
@@ -348,7 +348,7 @@ static void co_parts(void *arg)
     co_sleep_ns(1000000);
     assert_int_equal(got_frames, 1);
     assert_int_equal(transmit(60, 1, &m), 0);
-    co_await (&got_frames, 2);
+    co_until(&got_frames, 2);
     assert_false(card[1].v.dev.broken);
     co_detach();
 }
