@@ -1,12 +1,14 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * A TCG plugin that counts guest instructions into a shared file, so that a program outside can read them while the guest runs. Idle (halted) time does not
- * count. Plugin API 1; the prototypes are written here from its documentation, so that no QEMU header is needed.
+ * A TCG plugin that counts guest instructions into a shared file, so that a program outside can
+ * read them while the guest runs. Idle (halted) time does not count. Plugin API 1; the prototypes
+ * are written here from its documentation, so that no QEMU header is needed.
  *
  *     -plugin build/bench/icount.so,out=FILE[,low=HEX,high=HEX][,hot=on]
  *
- * FILE, u64: [0] all instructions, [1] those of blocks in [low, high) or in the upper half, [2] blocks, [3] number of slots; from byte 64: slots {address,
- * instructions, executions}, one per translated block, only with hot=on.
+ * FILE, u64: [0] all instructions, [1] those of blocks in [low, high) or in the upper half, [2]
+ * blocks, [3] number of slots; from byte 64: slots {address, instructions, executions}, one per
+ * translated block, only with hot=on.
  */
 #include <fcntl.h>
 #include <stddef.h>

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * The firmware's configuration: the command line first, then a list of QMP commands from fw_cfg `opt/strongroom/config`, then one from the
- * initrd. Each that exists is applied; any of them counts as "configured".
+ * The firmware's configuration: the command line first, then a list of QMP commands from fw_cfg
+ * `opt/strongroom/config`, then one from the initrd. Each that exists is applied; any of them
+ * counts as "configured".
  */
 #include <string.h>
 

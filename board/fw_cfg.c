@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * fw_cfg: select an item by its 16-bit key, read its bytes in order. Item 0 is the signature "QEMU", item 0x19 the directory: a count and
- * entries of name, size and key, all big-endian. The directory is foreign: the count is bounded, names are ended here.
+ * fw_cfg: select an item by its 16-bit key, read its bytes in order. Item 0 is the signature
+ * "QEMU", item 0x19 the directory: a count and entries of name, size and key, all big-endian. The
+ * directory is foreign: the count is bounded, names are ended here.
  */
 #include "board/fw_cfg.h"
 

@@ -2,8 +2,9 @@
 #ifndef BOARD_FW_CFG_H
 #define BOARD_FW_CFG_H
 /*
- * QEMU's firmware configuration device: named files that the host gives us. Source: QEMU docs/specs/fw_cfg. Control path, before or
- * after the loop runs; nothing yields. The board supplies the two register accesses.
+ * QEMU's firmware configuration device: named files that the host gives us. Source: QEMU
+ * docs/specs/fw_cfg. Control path, before or after the loop runs; nothing yields. The board
+ * supplies the two register accesses.
  */
 #include "kernel/compiler.h"
 

@@ -8,8 +8,9 @@
  *     ready: N exports           every listener accepts, addresses are set
  *     off: clean                 quit: no new requests, those in flight end (10 s), nodes flushed and closed
  *
- * Memory is split once. Pools get what is left after the C library's heap (control path) and a share for what drivers and formats take from the page
- * allocator at open: rings, receive buffers, metadata caches.
+ * Memory is split once. Pools get what is left after the C library's heap (control path) and a
+ * share for what drivers and formats take from the page allocator at open: rings, receive buffers,
+ * metadata caches.
  */
 #include "board/main.h"
 
@@ -108,7 +109,8 @@ static int co_configure_all(void)
     return rc ? rc : co_run_start_hooks();
 }
 
-/* Asking the button is a device access: four times a second, instead of at each turn of the loop. */
+/* Asking the button is a device access: four times a second, instead of at each turn of the
+ * loop. */
 static void co_wait_for_quit(void)
 {
     life.waiting = co_self();
@@ -144,8 +146,8 @@ void strongroom_memory(void)
 {
     page_init();
     loop_init(1);
-    /* An eighth for the control path's heap, one for stacks, a third of the rest for what opens later,
-     * what remains for the data path. */
+    /* An eighth for the control path's heap, one for stacks, a third of the rest for what opens
+     * later, what remains for the data path. */
     size_t ram = page_free_bytes();
     size_t heap = MIN(MAX(ram / 8, (size_t)1 << 20), (size_t)32 << 20);
     heap_init(heap);

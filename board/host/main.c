@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * The host form: one Linux process with the firmware's words as its arguments, and the `nbd` subcommand that speaks qemu-nbd's letters.
- * --pidfile and --daemonize are the process's own and are taken out before the rest is applied. With --daemonize the parent leaves when the
- * child is ready, or with the child's status when it fails before.
+ * The host form: one Linux process with the firmware's words as its arguments, and the `nbd`
+ * subcommand that speaks qemu-nbd's letters.
+ * --pidfile and --daemonize are the process's own and are taken out before the rest is applied.
+ * With --daemonize the parent leaves when the child is ready, or with the child's status when it
+ * fails before.
  */
 #include <errno.h>
 #include <fcntl.h>

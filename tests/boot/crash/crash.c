@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * Only in strongroom-crash.elf, which the boot tests start: `--x-crash kind=...` does what must never go unnoticed, from a coroutine. What follows is
- * a readable panic and status 5, or the test has failed: a line "survived" says that the access went through.
+ * Only in strongroom-crash.elf, which the boot tests start: `--x-crash kind=...` does what must
+ * never go unnoticed, from a coroutine. What follows is a readable panic and status 5, or the test
+ * has failed: a line "survived" says that the access went through.
  */
 #include <string.h>
 

@@ -1,0 +1,114 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * --help, from the tables: nothing here knows an option by name. `--help` lists the options,
+ * `--help blockdev` the keys of one, with those of each driver behind the common ones. Host.
+ */
+#include "control/control.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "kernel/command.h"
+#include "kernel/kernel.h"
+
+static void print_type(const struct type *t)
+{
+    switch (t->kind) {
+    case TYPE_BOOL:
+        printf("on|off");
+        break;
+    case TYPE_ENUM:
+        for (size_t i = 0; t->names[i]; i++)
+            printf("%s%s", i ? "|" : "", t->names[i]);
+        break;
+    case TYPE_INT:
+        printf("number");
+        break;
+    case TYPE_SIZE:
+        printf("size");
+        break;
+    case TYPE_REF:
+        printf("node name or definition");
+        break;
+    case TYPE_STRUCT:
+    case TYPE_UNION:
+    case TYPE_ARRAY:
+    case TYPE_ANY:
+    case TYPE_STR:
+        printf("text");
+        break;
+    }
+}
+
+static void print_fields(const struct field *f, const char *prefix)
+{
+    for (; f && f->name; f++) {
+        char name[96];
+        snprintf(name, sizeof(name), "%s%s", prefix, f->name);
+        if (f->type->kind == TYPE_STRUCT) {
+            strncat(name, ".", sizeof(name) - strlen(name) - 1);
+            print_fields(f->type->fields, name);
+            continue;
+        }
+        printf("    %s%s=", f->flags & FIELD_OPTIONAL ? "[" : "", name);
+        print_type(f->type);
+        printf("%s  %s", f->flags & FIELD_OPTIONAL ? "]" : "", f->doc ? f->doc : "");
+        if (f->dflt)
+            printf(" (%s)", f->dflt);
+        printf("\n");
+    }
+}
+
+static int by_text(const void *a, const void *b)
+{
+    return strcmp(*(const char *const *)a, *(const char *const *)b);
+}
+
+static void print_branches(const struct type *t)
+{
+    const char *tags[256];
+    size_t n = 0;
+    for (size_t i = 0; n < ARRAY_LEN(tags) && t->iterate(i); i++)
+        tags[n++] = t->iterate(i);
+    qsort(tags, n, sizeof(tags[0]), by_text);
+    for (size_t i = 0; i < n; i++) {
+        const struct type *b = t->branch(tags[i]);
+        printf("  %s=%s\n", t->tag, tags[i]);
+        if (b)
+            print_fields(b->fields, "");
+    }
+}
+
+static int compare_options(const void *a, const void *b)
+{
+    return strcmp((*(const struct option_def *const *)a)->name,
+                  (*(const struct option_def *const *)b)->name);
+}
+
+int control_print_help(const char *option)
+{
+    const struct option_def *all[64];
+    size_t n = 0;
+    bool found = !option;
+    if (option)
+        option += strspn(option, "-");
+    registry_for_each (option, it) {
+        if (n < ARRAY_LEN(all))
+            all[n++] = *it;
+    }
+    qsort(all, n, sizeof(all[0]), compare_options);
+    for (size_t i = 0; i < n; i++) {
+        const struct type *t = all[i]->type;
+        if (option && strcmp(option, all[i]->name))
+            continue;
+        printf("\n--%s  %s\n", all[i]->name, all[i]->doc ? all[i]->doc : "");
+        print_fields(t->fields, "");
+        if (t->kind == TYPE_UNION)
+            print_branches(t);
+        found = true;
+    }
+    if (!found)
+        fprintf(stderr, "strongroom: no option --%s\n", option);
+    return found ? 0 : 3;
+}
