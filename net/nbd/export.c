@@ -34,19 +34,9 @@ static const struct type nbd_export_type_options =
 
 /* ---- What is told about it -------------------------------------------------------------------- */
 
-static struct node *node_of(const struct nbd_export *x)
-{
-    return x->e->origin.root->node;
-}
-
 uint32_t nbd_export_alignment(const struct nbd_export *x)
 {
-    return MAX(node_of(x)->limits.request_alignment, 1u);
-}
-
-uint64_t nbd_export_size(const struct nbd_export *x)
-{
-    return align_down(node_of(x)->size, nbd_export_alignment(x));
+    return x->e->origin.root->node->limits.request_alignment;
 }
 
 uint16_t nbd_export_flags(const struct nbd_export *x, const struct nbd_conn *c)

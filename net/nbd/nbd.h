@@ -63,6 +63,7 @@ struct nbd_conn {
     uint32_t min_block;  /* offsets and lengths must be multiples; 1: any */
 
     /* Transmission. */
+    uint16_t allowed[NBD_CMDS]; /* command flags */
     unsigned inflight, longs;
     struct queue long_waiting; /* struct nbd_request.link */
     struct co *waiting;        /* the reader, for inflight to fall below `wait_below` */
@@ -115,7 +116,12 @@ extern struct list nbd_exports;
 /* Exact name; the empty one also names the only export. NULL: none such. */
 struct nbd_export *nbd_export_lookup(const char *name, size_t len);
 struct nbd_export *nbd_export_by_serial(uint64_t serial);
-uint64_t nbd_export_size(const struct nbd_export *x);
+/* Rounded down to whole blocks. */
+static inline uint64_t nbd_export_size(const struct nbd_export *x)
+{
+    const struct node *n = x->e->origin.root->node;
+    return align_down(n->size, n->limits.request_alignment);
+}
 uint32_t nbd_export_alignment(const struct nbd_export *x);
 uint16_t nbd_export_flags(const struct nbd_export *x, const struct nbd_conn *c);
 void nbd_export_attach(struct nbd_export *x, struct nbd_conn *c);

@@ -123,6 +123,7 @@ enum nbd_cmd {
     NBD_CMD_CACHE,
     NBD_CMD_WRITE_ZEROES,
     NBD_CMD_BLOCK_STATUS,
+    NBD_CMDS
 };
 enum nbd_cmd_flags {
     NBD_CMD_FLAG_FUA = 1 << 0,

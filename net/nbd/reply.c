@@ -60,7 +60,7 @@ static unsigned header_len(const struct nbd_request *r)
 /* "The server SHOULD NOT return NBD_ENOTSUP except ... FAST_ZERO", nor EOVERFLOW but for READ. */
 static uint32_t wire_error(const struct nbd_request *r)
 {
-    uint32_t e = sr_to_nbd(r->error);
+    uint32_t e = r->error ? sr_to_nbd(r->error) : 0;
     if (e == NBD_ENOTSUP && !(r->flags & NBD_CMD_FLAG_FAST_ZERO))
         return NBD_EINVAL;
     if (e == NBD_EOVERFLOW && r->type != NBD_CMD_READ)
@@ -147,7 +147,8 @@ void co_nbd_turn(struct nbd_request *r)
 static void co_submit(struct nbd_request *r)
 {
     struct nbd_conn *c = r->conn;
-    TRACE(nbd_reply, r->type, r->error);
+    if (unlikely(r->error))
+        TRACE(nbd_reply, r->type, r->error);
     if (c->sending) {
         queue_push(&c->replies, &r->link);
         return;

@@ -43,7 +43,7 @@ void co_nbd_idle(struct nbd_conn *c)
 }
 
 /* A drain is under way: let it have the reader's stack only. */
-static void co_wait_gate(struct nbd_conn *c)
+static inline void co_wait_gate(struct nbd_conn *c)
 {
     struct origin *o = &c->exp->e->origin;
     if (unlikely(o->gate[loop_id()].closed)) {
@@ -54,24 +54,16 @@ static void co_wait_gate(struct nbd_conn *c)
 
 /* ---- Checks ----------------------------------------------------------------------------------- */
 
-#define ALL(mode_flags) (NBD_CMD_FLAG_FUA | (mode_flags))
-
 /* "SHOULD return EINVAL if it receives a request with a flag not documented as applicable". */
-static uint16_t allowed_flags(const struct nbd_conn *c, unsigned type)
+static void set_allowed_flags(struct nbd_conn *c)
 {
-    bool ext = c->mode == NBD_EXTENDED;
-    switch (type) {
-    case NBD_CMD_READ:
-        return ALL(c->mode == NBD_SIMPLE ? 0 : NBD_CMD_FLAG_DF);
-    case NBD_CMD_WRITE:
-        return ALL(ext ? NBD_CMD_FLAG_PAYLOAD_LEN : 0);
-    case NBD_CMD_WRITE_ZEROES:
-        return ALL(NBD_CMD_FLAG_NO_HOLE | NBD_CMD_FLAG_FAST_ZERO);
-    case NBD_CMD_BLOCK_STATUS:
-        return ALL(NBD_CMD_FLAG_REQ_ONE | (ext ? NBD_CMD_FLAG_PAYLOAD_LEN : 0));
-    default:
-        return ALL(0);
-    }
+    uint16_t payload = c->mode == NBD_EXTENDED ? NBD_CMD_FLAG_PAYLOAD_LEN : 0;
+    for (unsigned i = 0; i < ARRAY_LEN(c->allowed); i++)
+        c->allowed[i] = NBD_CMD_FLAG_FUA;
+    c->allowed[NBD_CMD_READ] |= c->mode == NBD_SIMPLE ? 0 : NBD_CMD_FLAG_DF;
+    c->allowed[NBD_CMD_WRITE] |= payload;
+    c->allowed[NBD_CMD_WRITE_ZEROES] |= NBD_CMD_FLAG_NO_HOLE | NBD_CMD_FLAG_FAST_ZERO;
+    c->allowed[NBD_CMD_BLOCK_STATUS] |= NBD_CMD_FLAG_REQ_ONE | payload;
 }
 
 static bool writes(unsigned type)
@@ -83,25 +75,27 @@ static bool writes(unsigned type)
 static int check_range(const struct nbd_request *r)
 {
     const struct nbd_conn *c = r->conn;
-    if (!range_ok(r->offset, r->len, nbd_export_size(c->exp)))
+    if (unlikely(!range_ok(r->offset, r->len, nbd_export_size(c->exp))))
         return r->type == NBD_CMD_WRITE || r->type == NBD_CMD_WRITE_ZEROES ? SR_ENOSPC : SR_EINVAL;
-    return is_aligned(r->offset | r->len, c->min_block) ? 0 : SR_EINVAL;
+    return likely(is_aligned(r->offset | r->len, c->min_block)) ? 0 : SR_EINVAL;
 }
 
 static int check(const struct nbd_request *r)
 {
     const struct nbd_conn *c = r->conn;
-    if (unlikely(r->type > NBD_CMD_BLOCK_STATUS || r->flags & ~allowed_flags(c, r->type)))
+    const struct export *e = c->exp->e;
+    unsigned type = r->type;
+    if (unlikely(type >= NBD_CMDS || r->flags & ~c->allowed[type]))
         return SR_EINVAL;
-    if (unlikely(c->exp->e->shutting_down))
+    if (unlikely(e->shutting_down))
         return SR_ESHUTDOWN;
-    if (unlikely(writes(r->type) && !c->exp->e->writable))
+    if (unlikely(!e->writable) && writes(type))
         return SR_EPERM;
-    if (r->type == NBD_CMD_FLUSH)
-        return r->offset | r->len ? SR_EINVAL : 0;
-    if (r->type == NBD_CMD_READ && unlikely(r->len > NBD_MAX_PAYLOAD))
+    if (type == NBD_CMD_READ && unlikely(r->len > NBD_MAX_PAYLOAD))
         return c->mode == NBD_SIMPLE ? SR_EINVAL : SR_EOVERFLOW;
-    if (r->type == NBD_CMD_BLOCK_STATUS && unlikely(!c->status || !r->len))
+    if (type == NBD_CMD_FLUSH)
+        return r->offset | r->len ? SR_EINVAL : 0;
+    if (type == NBD_CMD_BLOCK_STATUS && unlikely(!c->status || !r->len))
         return SR_EINVAL;
     return check_range(r);
 }
@@ -315,6 +309,7 @@ static int co_receive(struct nbd_conn *c)
 int co_nbd_transmission(struct nbd_conn *c)
 {
     int rc;
+    set_allowed_flags(c);
     do
         rc = co_receive(c);
     while (!rc);
