@@ -10,7 +10,7 @@
  * Receiving lends: rx(nic, frame) gives a chain of buffers that the network room owns until
  * nic->ops->rx_return. Headers (Ethernet, IP, TCP) are contiguous in the first buffer. A frame may
  * be up to 65549 bytes when GUEST_TSO was negotiated. Buffers may come back from within rx, in any
- * order, singly or chained; at most half of them stay out for long.
+ * order, singly or chained; an eighth of them never stays out for long.
  *
  * Transmitting: done() is called from every poll, before frames are received in it, so that memory
  * is not given back to its owner while an old frame still refers to it. There is no interrupt for
@@ -43,8 +43,8 @@ struct nic_tx_meta { /* how the device shall finish the frame */
 };
 enum { NIC_CSUM = 1, NIC_GUEST_CSUM = 2, NIC_TSO4 = 4, NIC_TSO6 = 8, NIC_GUEST_TSO = 16 };
 struct nic_ops {
-    /* Queue one frame; `done(cookie)` is called when the device no longer reads it, never from
-     * within. Segments are DMA memory; their list is only read during the call. SR_EAGAIN: ring
+    /* Queue one frame; `done(cookie)` is called when the device no longer reads it, for
+     * earlier frames also from within. Segments are DMA memory; their list is only read during the call. SR_EAGAIN: ring
      * full, tx_space follows; anything else: refused for good, done is not called. */
     int (*transmit)(struct nic *n, struct iov frame, const struct nic_tx_meta *m,
                     void (*done)(void *cookie), void *cookie);

@@ -76,8 +76,10 @@ err_t net_hook_tcp_in(struct tcp_pcb *pcb, struct tcp_hdr *hdr, u16_t optlen, u1
         return ERR_VAL;
     struct tcp_stream *t = net_wire(pcb) ? pcb->callback_arg : NULL;
     if (len) {
-        struct netport *port = ip_current_input_netif()->state;
-        if (unlikely(netport_rx_low(port)) && (late || (t && !tcp_rx_admit(t, len))))
+        const struct netport *port = ip_current_input_netif()->state;
+        if (unlikely(late) && netport_rx_free(port) < port->nic->rx_buffers / 4)
+            return ERR_MEM;
+        if (t && !late && !tcp_rx_admit(t, port, len))
             return ERR_MEM;
     }
     if (t && pcb->unsent)

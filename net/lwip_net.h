@@ -26,13 +26,15 @@ struct netport {
 extern struct netport *net_ports[NET_PORTS_MAX];
 extern unsigned net_port_count;
 
-/* Half of the ring is out: payload is copied from now on, and what comes out of order is dropped. */
-static inline bool netport_rx_low(const struct netport *port)
+static inline unsigned netport_rx_free(const struct netport *port)
 {
-    return port->rx_held > port->nic->rx_buffers / 2;
+    unsigned n = port->nic->rx_buffers;
+    return n > port->rx_held ? n - port->rx_held : 0;
 }
 /* The port whose receive buffer p is in, or NULL: it is one of our copies. */
 struct netport *netport_of(const struct pbuf *p);
+/* It is; count it in *held until it goes back to the card. */
+void netport_charge(struct pbuf *p, unsigned *held);
 /* Not yet up. The port lives for ever. */
 int netport_open(struct nic *n, unsigned mtu, struct netport **out);
 
@@ -91,6 +93,7 @@ struct tcp_stream {
     /* receiving: pbufs by `next`; rx_off bytes of the first are consumed */
     struct pbuf *rx_head, *rx_tail;
     size_t rx_off, available, loaned;
+    unsigned ring_held; /* receive buffers of cards, in the row or lent */
     size_t withheld; /* window that the peer does not get: rcv_wnd + available + loaned + withheld
                         is constant */
     struct co *reader;
@@ -129,7 +132,8 @@ void tcp_streams_flush(void); /* end of turn */
 /* lwip_tcp_rx.c */
 void tcp_rx_open(struct tcp_stream *t);
 err_t tcp_rx_recv(void *arg, struct tcp_pcb *pcb, struct pbuf *p, err_t err);
-bool tcp_rx_admit(struct tcp_stream *t, size_t len);
+/* May a segment of len bytes that came through this port be acknowledged? (rule 3) */
+bool tcp_rx_admit(struct tcp_stream *t, const struct netport *port, size_t len);
 void tcp_rx_discard(struct tcp_stream *t);
 void tcp_rx_announce(struct tcp_stream *t);
 void tcp_rx_wake(struct tcp_stream *t); /* the reader, if it has a reason to go on */

@@ -28,6 +28,7 @@
 struct rx_pbuf {
     struct pbuf_custom pc;
     struct netport *port;
+    unsigned *held; /* of the stream that has it, or NULL */
 };
 static_assert(sizeof(struct rx_pbuf) <= sizeof(((struct nic_rx_buf *)0)->opaque), "fits opaque");
 
@@ -41,6 +42,8 @@ static void rx_free(struct pbuf *p)
     struct rx_pbuf *rp = (struct rx_pbuf *)p;
     struct nic_rx_buf *b = container_of((uint64_t *)rp, struct nic_rx_buf, opaque[0]);
     rp->port->rx_held--;
+    if (rp->held)
+        --*rp->held;
     b->next = NULL;
     b->nic->ops->rx_return(b->nic, b);
 }
@@ -52,10 +55,17 @@ struct netport *netport_of(const struct pbuf *p)
     return ours ? ((const struct rx_pbuf *)p)->port : NULL;
 }
 
+void netport_charge(struct pbuf *p, unsigned *held)
+{
+    ((struct rx_pbuf *)p)->held = held;
+    ++*held;
+}
+
 static struct pbuf *wrap(struct netport *port, struct nic_rx_buf *b, u16_t tot_len)
 {
     struct rx_pbuf *rp = (struct rx_pbuf *)b->opaque;
     rp->port = port;
+    rp->held = NULL;
     rp->pc.custom_free_function = rx_free;
     struct pbuf *p = pbuf_alloced_custom(PBUF_RAW, b->len, PBUF_REF, &rp->pc, b->data, b->len);
     p->tot_len = tot_len;

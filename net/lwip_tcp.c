@@ -38,6 +38,7 @@
 #define COPY_MAX      1024
 #define CLOSE_NS      5000000000ull /* for what is queued to be acknowledged */
 #define LINGER_NS     1000000000ull /* for the peer to close too */
+#define POLL_TICKS    5
 #define KEEP_IDLE_MS  60000
 #define KEEP_INTVL_MS 10000
 #define KEEP_COUNT    6
@@ -425,7 +426,7 @@ static void set_up_pcb(struct tcp_pcb *pcb, struct tcp_stream *t)
     tcp_recv(pcb, tcp_rx_recv);
     tcp_sent(pcb, on_sent);
     tcp_err(pcb, on_err);
-    tcp_poll(pcb, on_poll, 1);
+    tcp_poll(pcb, on_poll, POLL_TICKS);
 }
 
 static bool open_credits(struct tcp_stream *t)

@@ -20,10 +20,11 @@
  *    comes back, not when it is made. The share is the memory for receiving divided by the number of
  *    connections, at least 64 KiB, at most TCP_WND; a reader that waits for a large piece gets the
  *    window for it. So shares are promised more than once, and there are
- * 2. Copies. Payload stays in the card's buffers while at most half of them are out. Beyond that
- *    what arrives is copied into chunks, which it fills, and the buffer goes back at once: the card
- *    always has buffers, and acknowledgements of other connections always get through, however slow a
- *    disk holds on to its loans, and even if each packet carries one byte.
+ * 2. Copies. Payload stays in the card's buffers while the connection holds fewer of them than are
+ *    free (as with pools: a lone one may take half, the next half of the rest), an eighth always
+ *    excepted. Beyond that what arrives is copied into chunks, which it fills, and the buffer goes
+ *    back at once. So the card always has buffers, and other connections always get through, however
+ *    slow a disk holds on to its loans, and even if each packet carries one byte.
  * 3. The gate. When there are no chunks either, the segment is dropped before it is acknowledged
  *    (and the peer sends it again). Each connection owns NET_CHUNKS_RECV chunks, so STREAM_WAIT_SURE
  *    bytes always find room; and from the first drop on, readers that wait for more than that go on
@@ -139,18 +140,29 @@ static bool add_chunk(struct tcp_stream *t)
     return true;
 }
 
+static inline bool ring_low(const struct tcp_stream *t, const struct netport *port)
+{
+    return t->ring_held + port->nic->rx_buffers / 8 >= netport_rx_free(port);
+}
+
 /* The card needs the buffer back: copies its bytes, as far as there are chunks. True: all of them.
  * Chunks fill; a loan of the last one does not mind. */
 static bool copied(struct tcp_stream *t, struct pbuf *p)
 {
     const struct netport *port = netport_of(p);
-    if (likely(!port || !netport_rx_low(port)))
+    if (!port)
         return false;
+    if (likely(!ring_low(t, port))) {
+        netport_charge(p, &t->ring_held);
+        return false;
+    }
     while (p->len) {
         size_t m = MIN((size_t)p->len, chunk_room(t));
         if (!m) {
-            if (!add_chunk(t))
+            if (!add_chunk(t)) {
+                netport_charge(p, &t->ring_held);
                 return false;
+            }
             continue;
         }
         struct net_chunk *c = (struct net_chunk *)t->rx_tail;
@@ -225,9 +237,10 @@ static void relax_readers(void)
         }
 }
 
-/* Is there memory for a segment of len bytes, the ring being low? */
-bool tcp_rx_admit(struct tcp_stream *t, size_t len)
+bool tcp_rx_admit(struct tcp_stream *t, const struct netport *port, size_t len)
 {
+    if (likely(!ring_low(t, port)))
+        return true;
     const struct pool *p = &net_chunk_pool;
     const struct credit *c = &t->rx_chunks;
     size_t spare = p->free - p->reserved, base = MAX(c->held, c->guaranteed);

@@ -4,7 +4,7 @@
  *
  * lwIP is told that its peers take segments of up to 64 KiB, so one pass through it sends as many
  * bytes as 44 of the usual size. What it hands down here is cut to the size on the wire by the card
- * (TSO) or, where that cannot, by segment_next below. The card needs to know the wire's MSS, which
+ * (TSO) or, where that cannot, by send_next_cut below. The card needs to know the wire's MSS, which
  * the hook tells for the segment that is on its way; a segment that lay in the ARP queue is looked
  * up among the connections.
  *
@@ -38,7 +38,7 @@
 #include "lwip/prot/tcp.h"
 
 #define TX_JOBS     512
-#define TX_SEGS_MAX 256
+#define TX_SEGS_MAX 64
 #define HEADERS_MAX (14 + 40 + 60)
 
 struct tx_job {
@@ -49,7 +49,7 @@ struct tx_job {
     u16_t wire;            /* most payload of a frame on the wire; 0: it is no TCP segment */
     u16_t ip_len, headers; /* of the IP header; of Ethernet, IP and TCP together */
     u16_t payload, off;    /* of TCP; what was segmented so far */
-    bool cut;              /* we segment, not the card */
+    bool tso, cut;         /* the card can segment; we do (also) */
 };
 /* A frame that we cut: its own headers, and a reference to the job's payload. */
 struct tx_frame {
@@ -160,6 +160,15 @@ static void set_sum(const struct tx_job *j, const struct seg *seg, unsigned n, s
     th->chksum = (u16_t)~net_fold(sum + pieces_sum(seg, n, (size_t)SIZEOF_ETH_HDR + j->ip_len));
 }
 
+static void set_gso(const struct tx_job *j, size_t payload, struct nic_tx_meta *m)
+{
+    if (payload <= j->wire)
+        return;
+    m->gso = j->ip_len == IP6_HLEN ? 6 : 4;
+    m->gso_size = j->wire;
+    m->hdr_len = j->headers;
+}
+
 /* ---- To the card ---- */
 
 static struct seg segs[TX_SEGS_MAX];
@@ -174,20 +183,23 @@ static int give(struct netport *port, size_t len, const struct nic_tx_meta *m, v
     return rc;
 }
 
+static inline unsigned max_pieces(const struct netport *port)
+{
+    return MIN(port->nic->max_tx_segs, (unsigned)TX_SEGS_MAX);
+}
+
 static int send_whole(struct tx_job *j)
 {
     struct nic_tx_meta m = {0};
     unsigned n = 0;
     for (const struct pbuf *q = j->p; q; q = q->next)
-        if (q->len)
+        if (n == max_pieces(j->port))
+            return SR_EINVAL;
+        else if (q->len)
             segs[n++] = (struct seg){.base = q->payload, .len = q->len};
     if (j->wire) {
         set_sum(j, segs, n, (size_t)j->p->tot_len - SIZEOF_ETH_HDR - j->ip_len, &m);
-        if (j->payload > j->wire) {
-            m.gso = j->ip_len == IP6_HLEN ? 6 : 4;
-            m.gso_size = j->wire;
-            m.hdr_len = j->headers;
-        }
+        set_gso(j, j->payload, &m);
     }
     j->frames++;
     int rc = give(j->port, j->p->tot_len, &m, job_done, j);
@@ -196,20 +208,40 @@ static int send_whole(struct tx_job *j)
     return rc;
 }
 
-/* Payload [off, off + len) of the job as pieces from segs[1]. Returns the number of pieces. */
-static unsigned slice(const struct tx_job *j, size_t off, size_t len)
+/* Payload from j->off as pieces from segs[1]: *len bytes, or as much as `max` pieces hold. Returns
+ * the number of pieces. */
+static unsigned slice(const struct tx_job *j, size_t *len, unsigned max)
 {
     const struct pbuf *q = j->p;
+    size_t off = (size_t)j->headers + j->off, left = *len;
     unsigned n = 0;
-    for (off += j->headers; off >= q->len; q = q->next)
+    for (; off >= q->len; q = q->next)
         off -= q->len;
-    for (; len && n < TX_SEGS_MAX - 1; q = q->next, off = 0) {
-        size_t m = MIN(len, (size_t)q->len - off);
+    for (; left && n < max; q = q->next, off = 0) {
+        size_t m = MIN(left, (size_t)q->len - off);
         if (m)
             segs[++n] = (struct seg){.base = (char *)q->payload + off, .len = m};
-        len -= m;
+        left -= m;
     }
-    return len ? 0 : n;
+    *len -= left;
+    return n;
+}
+
+/* The next part: what fits one frame on the wire or, where the card cuts but does not take as many
+ * pieces as there are, a multiple of that. 0: too many pieces even so. */
+static size_t next_part(const struct tx_job *j, unsigned *n)
+{
+    unsigned max = max_pieces(j->port) - 1;
+    size_t rest = (size_t)j->payload - j->off, wire = MIN(rest, (size_t)j->wire);
+    size_t len = j->tso ? rest : wire;
+    *n = slice(j, &len, max);
+    if (len < wire)
+        return 0;
+    if (len < rest && len % j->wire) {
+        len -= len % j->wire;
+        *n = slice(j, &len, max);
+    }
+    return len;
 }
 
 /* The headers of the part at j->off, made from those of the whole. */
@@ -235,20 +267,22 @@ static void cut_headers(const struct tx_job *j, uint8_t *h, u16_t len)
 
 static int send_next_cut(struct tx_job *j)
 {
-    u16_t len = MIN((u16_t)(j->payload - j->off), j->wire);
     struct tx_frame *f = pool_try_get(&tx_frame_pool, NULL);
     if (!f)
         return SR_EAGAIN;
     struct nic_tx_meta m = {0};
-    unsigned n = slice(j, j->off, len);
-    cut_headers(j, f->headers, len);
-    f->job = j;
-    segs[0] = (struct seg){.base = f->headers, .len = j->headers};
-    set_sum(j, segs, n + 1, (size_t)j->headers - SIZEOF_ETH_HDR - j->ip_len + len, &m);
+    unsigned n;
+    size_t len = next_part(j, &n);
+    int rc = SR_EINVAL;
     j->frames++;
-    int rc = n && n < j->port->nic->max_tx_segs
-                 ? give(j->port, (size_t)j->headers + len, &m, frame_done, f)
-                 : SR_EINVAL;
+    if (len) {
+        f->job = j;
+        cut_headers(j, f->headers, (u16_t)len);
+        segs[0] = (struct seg){.base = f->headers, .len = j->headers};
+        set_sum(j, segs, n + 1, (size_t)j->headers - SIZEOF_ETH_HDR - j->ip_len + len, &m);
+        set_gso(j, len, &m);
+        rc = give(j->port, j->headers + len, &m, frame_done, f);
+    }
     if (rc) {
         pool_put(&tx_frame_pool, NULL, f);
         j->frames--;
@@ -336,8 +370,8 @@ static bool look_at_tcp(struct tx_job *j, const struct tcp_pcb *pcb)
     if (t)
         t->tx_seq = tx.issued + 1;
     j->wire = net_wire(pcb);
-    unsigned tso = v6 ? NIC_TSO6 : NIC_TSO4;
-    j->cut = j->payload > j->wire && !(j->port->nic->features & tso);
+    j->tso = j->port->nic->features & (v6 ? NIC_TSO6 : NIC_TSO4);
+    j->cut = (j->payload > j->wire && !j->tso) || pbuf_clen(j->p) > max_pieces(j->port);
     return true;
 }
 
@@ -353,15 +387,6 @@ static bool is_tcp(const struct pbuf *p)
            eth[SIZEOF_ETH_HDR + 6] == IP_PROTO_TCP;
 }
 
-/* A reference to the frame, or a copy in one piece when it has more than the card takes. */
-static struct pbuf *keep(const struct netport *port, struct pbuf *p, bool cut)
-{
-    if (!cut && unlikely(pbuf_clen(p) > MIN(port->nic->max_tx_segs, (unsigned)TX_SEGS_MAX)))
-        return pbuf_clone(PBUF_RAW, PBUF_RAM, p);
-    pbuf_ref(p);
-    return p;
-}
-
 err_t net_tx(struct netif *netif, struct pbuf *p)
 {
     struct netport *port = netif->state;
@@ -372,9 +397,11 @@ err_t net_tx(struct netif *netif, struct pbuf *p)
         return ERR_OK; /* lost, as on a wire: an error would make lwIP try at once again */
     *j = (struct tx_job){.port = port, .p = p, .frames = 1};
     bool ok = is_tcp(p) ? look_at_tcp(j, pcb) : p->tot_len <= netif->mtu + SIZEOF_ETH_HDR;
-    j->p = ok ? keep(port, p, j->cut) : NULL;
-    if (!j->p)
+    if (!ok) {
+        j->p = NULL;
         return ERR_OK;
+    }
+    pbuf_ref(p);
     tx.issued++;
     if (!queue_empty(&port->waiting) || !job_send(j))
         queue_push(&port->waiting, &j->link);

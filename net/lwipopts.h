@@ -67,6 +67,10 @@
 #define LWIP_TCP_TIMESTAMPS            0
 #define LWIP_TCP_KEEPALIVE             1
 #define TCP_LISTEN_BACKLOG             1
+/* Ticks of 100 ms (lwIP's "slow" is twice this): the least retransmission time-out is 3 of them. With
+ * lwIP's own 500 ms each lost tail costs 1.5 s. */
+#define TCP_TMR_INTERVAL               50
+#define LWIP_TCP_RTO_TIME              1000
 #define TCP_MSL                        10000UL
 #define SO_REUSE                       1 /* listen again while old connections are in TIME_WAIT */
 #define LWIP_TCP_PCB_NUM_EXT_ARGS      1
