@@ -47,7 +47,7 @@ struct socket {
     struct stream stream;
     int fd;
     int error; /* SR_*: the stream only fails */
-    bool eof, closed;
+    bool eof;
     struct list dirty_link; /* in dirty, when there is something to post */
 
     /* Receiving. */
@@ -103,15 +103,11 @@ static void socket_free(struct socket *k)
     free(k);
 }
 
-/* An operation ended: the last one may have kept the socket from being freed. */
+/* An operation ended: perhaps the one that kept the socket from being freed. */
 static void settle(struct socket *k)
 {
-    if (k->closed && !k->recv_busy && !k->sent && !k->count) {
-        if (k->closer)
-            co_wake(k->closer);
-        else
-            socket_free(k);
-    }
+    if (!k->recv_busy && !k->sent && !k->count)
+        wake(k->closer);
 }
 
 static void fail(struct socket *k, int error)
@@ -490,14 +486,7 @@ static void co_socket_close(struct stream *s)
     if (!k->error && k->count)
         co_drain(k);
     fail(k, SR_ECANCELED);
-    k->closed = true;
-    if (!k->recv_busy && !k->sent && !k->count) {
-        socket_free(k);
-        return;
-    }
-    k->closer = co_self(); /* NULL: a refused stream, freed by settle */
-    if (!k->closer)
-        return;
+    k->closer = co_self();
     while (k->recv_busy || k->sent || k->count)
         co_yield ();
     socket_free(k);

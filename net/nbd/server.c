@@ -111,19 +111,46 @@ static void co_conn(void *arg)
     conn_free(c);
 }
 
+/* A stream is closed in a coroutine, and a refused one has no connection to bring it along. As many
+ * as TCP can have streams: there is always one. */
+struct refusal {
+    struct co_start start;
+    struct stream *stream;
+};
+static struct pool refusal_pool =
+    POOL("nbd-refusal", POOL_RANK_CONNECTION, sizeof(struct refusal), .min = 256, .max = 256);
+REGISTER(pool, refusal_pool);
+
+static void co_refuse(void *arg)
+{
+    struct refusal *r = arg;
+    co_stream_close(r->stream);
+    pool_put(&refusal_pool, NULL, r);
+}
+
+static void refuse(struct stream *s, const char *why)
+{
+    struct refusal *r = pool_try_get(&refusal_pool, NULL);
+    log_limited("nbd", "%s: refused: %s", s->peer, why);
+    stream_abort(s);
+    if (!r)
+        return;
+    r->stream = s;
+    co_start(&r->start, co_refuse, r);
+}
+
 void nbd_accepted(void *ctx, struct stream *s)
 {
     (void)ctx;
-    bool full = server.max_connections && server.nconns >= server.max_connections;
-    struct nbd_conn *c = full || system_quitting() ? NULL : conn_open(s);
-    if (c) {
+    struct nbd_conn *c;
+    if (system_quitting())
+        refuse(s, "leaving");
+    else if (server.max_connections && server.nconns >= server.max_connections)
+        refuse(s, "too many connections");
+    else if (!(c = conn_open(s)))
+        refuse(s, "no room for another connection");
+    else
         co_start(&c->start, co_conn, c);
-        return;
-    }
-    log_limited("nbd", "%s: refused: %s", s->peer,
-                full ? "too many connections" : "no room for another connection");
-    stream_abort(s);
-    co_stream_close(s); /* does not yield: nothing was sent */
 }
 
 /* ---- --nbd-server ----------------------------------------------------------------------------- */
