@@ -8,7 +8,6 @@
 #include "board/host/host.h"
 
 #include <getopt.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -94,61 +93,87 @@ static int take_words(struct nbd_words *w, int argc, char **argv)
     return -1;
 }
 
-/* A value as it stands in key=value,...: commas doubled. For ever. */
-static const char *quoted(const char *s)
+/* Words are put together in memory that stays. */
+struct words {
+    char *word[MAX_WORDS + 1];
+    int n;
+    size_t len;
+};
+
+static FILE *begin(struct words *w)
 {
-    char *out = malloc(2 * strlen(s) + 1), *p = out;
-    if (!out)
+    FILE *f = open_memstream(&w->word[w->n++], &w->len);
+    if (!f)
         abort();
-    for (; *s; s++) {
-        *p++ = *s;
-        if (*s == ',')
-            *p++ = ',';
+    return f;
+}
+
+/* ",KEY=VALUE" as it stands in an option: commas of the value are doubled. */
+static void put(FILE *f, const char *key, const char *value)
+{
+    fprintf(f, ",%s=", key);
+    for (; *value; value++)
+        fputs(*value == ',' ? ",," : (char[]){*value, 0}, f);
+}
+
+static void add(struct words *w, const char *word)
+{
+    FILE *f = begin(w);
+    fputs(word, f);
+    fclose(f);
+}
+
+static void add_node(struct words *w, const char *driver, const char *name, const char *key,
+                     const char *value, bool read_only)
+{
+    add(w, "--blockdev");
+    FILE *f = begin(w);
+    fputs("discard=unmap", f);
+    put(f, "driver", driver);
+    put(f, "node-name", name);
+    put(f, key, value);
+    put(f, "read-only", read_only ? "on" : "off");
+    fclose(f);
+}
+
+static void add_server(struct words *w, const struct nbd_words *o)
+{
+    add(w, "--nbd-server");
+    FILE *f = begin(w);
+    fprintf(f, "addr.type=%s", o->socket ? "unix" : "inet");
+    if (o->socket) {
+        put(f, "addr.path", o->socket);
+    } else {
+        put(f, "addr.host", o->bind ? o->bind : "0.0.0.0");
+        put(f, "addr.port", o->port ? o->port : "10809");
     }
-    *p = 0;
-    return out;
+    if (o->shared)
+        put(f, "max-connections", o->shared);
+    fclose(f);
 }
 
-__attribute__((format(printf, 3, 4))) static void add(char **words, int *n, const char *fmt, ...)
+static void add_export(struct words *w, const struct nbd_words *o)
 {
-    va_list ap;
-    va_start(ap, fmt);
-    if (vasprintf(&words[(*n)++], fmt, ap) < 0)
-        abort();
-    va_end(ap);
-}
-
-static void add_server(char **words, int *n, const struct nbd_words *w)
-{
-    const char *max = w->shared ? ",max-connections=" : "", *count = w->shared ? w->shared : "";
-    add(words, n, "--nbd-server");
-    if (w->socket)
-        add(words, n, "addr.type=unix,addr.path=%s%s%s", quoted(w->socket), max, quoted(count));
-    else
-        add(words, n, "addr.type=inet,addr.host=%s,addr.port=%s%s%s",
-            quoted(w->bind ? w->bind : "0.0.0.0"), quoted(w->port ? w->port : "10809"), max,
-            quoted(count));
+    add(w, "--export");
+    FILE *f = begin(w);
+    fputs("type=nbd,id=nbd,node-name=volume", f);
+    put(f, "name", o->name);
+    put(f, "writable", o->read_only ? "off" : "on");
+    fclose(f);
 }
 
 int nbd_subcommand(int argc, char **argv, int *argc_out, char ***argv_out)
 {
-    static char *words[MAX_WORDS + 1];
-    struct nbd_words w = {.format = "raw", .name = ""};
-    int n = 0, status = take_words(&w, argc, argv);
+    static struct words words;
+    struct nbd_words o = {.format = "raw", .name = ""};
+    int status = take_words(&o, argc, argv);
     if (status >= 0)
         return status;
-    const char *ro = w.read_only ? "on" : "off";
-    add(words, &n, "--blockdev");
-    add(words, &n, "driver=file,node-name=file,filename=%s,read-only=%s,discard=unmap",
-        quoted(w.file), ro);
-    add(words, &n, "--blockdev");
-    add(words, &n, "driver=%s,node-name=volume,file=file,read-only=%s,discard=unmap",
-        quoted(w.format), ro);
-    add_server(words, &n, &w);
-    add(words, &n, "--export");
-    add(words, &n, "type=nbd,id=nbd,node-name=volume,name=%s,writable=%s", quoted(w.name),
-        w.read_only ? "off" : "on");
-    *argc_out = n;
-    *argv_out = words;
+    add_node(&words, "file", "file", "filename", o.file, o.read_only);
+    add_node(&words, o.format, "volume", "file", "file", o.read_only);
+    add_server(&words, &o);
+    add_export(&words, &o);
+    *argc_out = words.n;
+    *argv_out = words.word;
     return -1;
 }
