@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
  * Block status: one extent, of this layer only. What is not allocated here is left to the backing
- * node, by whoever asks. Compressed clusters are data without a place of their own. A cluster that
- * holds zeroes by its entry is known without a look at the file; whether the file has a hole where
- * data is mapped is not asked (it is on a preallocated image only, and costs a question each time).
+ * node, by whoever asks. Compressed clusters are data without a place of their own. Clusters that
+ * hold zeroes by their entry are known without a look at the file; where data is mapped, the file
+ * may know better (RECURSE): an image with preallocated metadata, or with clusters of which only a
+ * part was written, has holes there. QEMU asks the file, too, when an image looks like one of these.
  */
 #include "formats/qcow2/qcow2.h"
 
@@ -12,7 +13,7 @@ int co_qcow2_block_status(struct node *n, uint64_t off, uint64_t len, struct blk
     static const unsigned flags[] = {
         [EXTENT_UNALLOCATED] = 0,
         [EXTENT_ZERO] = BLK_ZERO | BLK_ALLOCATED,
-        [EXTENT_DATA] = BLK_DATA | BLK_ALLOCATED | BLK_OFFSET_VALID,
+        [EXTENT_DATA] = BLK_DATA | BLK_ALLOCATED | BLK_OFFSET_VALID | BLK_RECURSE,
         [EXTENT_COMPRESSED] = BLK_DATA | BLK_ALLOCATED,
     };
     struct qcow2 *s = n->state;

@@ -215,7 +215,7 @@ DAMAGE = {
     'refcount table': lambda b: b[:48] + (1 << 60).to_bytes(8, 'big') + b[56:],
     'refcount order': lambda b: b[:96] + (9).to_bytes(4, 'big') + b[100:],
     'header length': lambda b: b[:100] + (3).to_bytes(4, 'big') + b[104:],
-    'extension length': lambda b: b[:108 + 4] + (0x7fffffff).to_bytes(4, 'big') + b[116:],
+    'extension length': lambda b: b[:116] + (0x7fffffff).to_bytes(4, 'big') + b[120:],
     'size': lambda b: b[:24] + (1 << 63).to_bytes(8, 'big') + b[32:],
     'encrypted': lambda b: b[:32] + (1).to_bytes(4, 'big') + b[36:],
     'unknown feature': lambda b: b[:72] + (1 << 17).to_bytes(8, 'big') + b[80:],
