@@ -116,9 +116,11 @@ static void step_device(unsigned op)
             complete(op ? number() : (uint32_t)held[0].in_len);
     } else if (op == 2 && open) {
         vring_push(r, (uint16_t)number(), number());
+        nheld = 0; /* whatever that completed, the device may not touch it again */
     } else if (op == 3 && open) {
         r->used_idx = (uint16_t)(r->used_idx + number());
         vring_store(&r->used->idx, r->used_idx);
+        nheld = 0;
     } else if (op == 4) {
         dev.config[byte() % VDEV_CONFIG] = byte();
         vdev_config_changed(&dev);
