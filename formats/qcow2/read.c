@@ -129,7 +129,10 @@ int co_qcow2_preadv(struct node *n, uint64_t off, struct iov v, unsigned flags)
     struct extent e;
     uint64_t host;
     (void)flags;
-    if (unlikely(qcow2_map(s, off, v.len, &e, &host) || e.len < v.len))
+    int r = qcow2_map(s, off, v.len, &e, &host);
+    if (unlikely(r == SR_EIO))
+        return r;
+    if (unlikely(r || e.len < v.len))
         return co_read_home(n, off, v);
     if (likely(e.type == EXTENT_DATA))
         return co_blk_preadv(s->data, e.host, v, 0);

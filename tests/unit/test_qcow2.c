@@ -163,7 +163,7 @@ static const struct random_case random_cases[] = {
     {{.version = 3, .cluster_bits = 15, .size = 3000000, .external = true, .extended = true},
      "",
      ""},
-    {{.version = 3, .cluster_bits = 21, .size = 9000000}, ",jitter=1", ""},
+    {{.version = 3, .cluster_bits = 21, .size = 9000000, .file_size = 60000000}, ",jitter=1", ""},
     {{.version = 3, .cluster_bits = 21, .size = 9000000, .zstd = true, .file_size = 60000000},
      "",
      ""},
