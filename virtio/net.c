@@ -343,6 +343,7 @@ static int make_rx(struct net *n)
     int rc = virtio_queue(n->dev, VIRTIO_NET_QUEUE_RX, count, 1, 0, &n->rx);
     if (rc)
         return rc;
+    n->nic.rx_buffers = n->rx->size;
     n->memory = page_alloc(n->rx->size * n->buf_size);
     n->bufs = sr_calloc(n->rx->size, sizeof(*n->bufs));
     return n->memory && n->bufs ? 0 : SR_ENOMEM;
