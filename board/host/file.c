@@ -35,6 +35,7 @@
 struct file {
     int fd;
     bool no_zero_range, no_punch; /* the file system said so */
+    uint64_t data, data_end;      /* known to be data; empty when equal */
 };
 struct file_options {
     const char *filename;
@@ -160,15 +161,23 @@ static int co_file_flush(struct node *n)
 
 /* ---- Zeroes and holes ------------------------------------------------------------------------- */
 
+/* Only zeroing and discarding make holes, and they forget what is known. */
+static void forget_data(struct file *f)
+{
+    f->data = f->data_end = 0;
+}
+
 static int co_fallocate(struct file *f, int mode, uint64_t off, uint64_t len)
 {
     struct file_op op;
     int res;
     do {
+        forget_data(f);
         file_op_init(&op);
         io_uring_prep_fallocate(uring_sqe(&op.op), f->fd, mode, (off_t)off, (off_t)len);
         res = co_file_op(&op);
     } while (res == -EINTR);
+    forget_data(f); /* it may have been asked for in between */
     if (res >= 0)
         return 0;
     return res == -EOPNOTSUPP || res == -ENODEV || res == -ENOSYS ? SR_ENOTSUP
@@ -208,13 +217,18 @@ static int co_file_pdiscard(struct node *n, uint64_t off, uint64_t len)
     return fault(FAULT_WRITE) ? SR_EIO : co_punch(n->state, off, len);
 }
 
-/* A hole at `off`: SEEK_DATA finds something behind it, or ENXIO: nothing to the end. */
+/* Some file systems look at every page up to the next hole: what was found is remembered. A hole at
+ * `off`: SEEK_DATA finds something behind it, or ENXIO: nothing to the end. */
 static int co_file_status(struct node *n, uint64_t off, uint64_t len, struct blk_status *st)
 {
     struct file *f = n->state;
     st->flags = BLK_DATA | BLK_OFFSET_VALID;
     st->map = off;
     st->len = len;
+    if (off >= f->data && off < f->data_end) {
+        st->len = f->data_end - off;
+        return 0;
+    }
     off_t data = lseek(f->fd, (off_t)off, SEEK_DATA);
     if (data < 0 && errno == ENXIO)
         data = (off_t)n->size;
@@ -226,8 +240,11 @@ static int co_file_status(struct node *n, uint64_t off, uint64_t len, struct blk
         return 0;
     }
     off_t hole = lseek(f->fd, (off_t)off, SEEK_HOLE);
-    if (hole > 0 && (uint64_t)hole > off)
+    if (hole > 0 && (uint64_t)hole > off) {
         st->len = (uint64_t)hole - off;
+        f->data = off;
+        f->data_end = (uint64_t)hole;
+    }
     return 0;
 }
 
