@@ -42,6 +42,7 @@ struct nic_tx_meta { /* how the device shall finish the frame */
     uint16_t gso_size, hdr_len;
 };
 enum { NIC_CSUM = 1, NIC_GUEST_CSUM = 2, NIC_TSO4 = 4, NIC_TSO6 = 8, NIC_GUEST_TSO = 16 };
+#define NIC_RX_BUFFERS_UNTOLD 64
 struct nic_ops {
     /* Queue one frame; `done(cookie)` is called when the device no longer reads it, for
      * earlier frames also from within. Segments are DMA memory; their list is only read during the call. SR_EAGAIN: ring
@@ -60,7 +61,7 @@ struct nic {
     uint8_t mac[6];
     uint16_t mtu; /* device's MTU field, 1500 without */
     unsigned max_tx_segs;
-    unsigned rx_buffers; /* receive buffers in all */
+    unsigned rx_buffers; /* receive buffers in all; 0: at least NIC_RX_BUFFERS_UNTOLD */
     bool link_up;
     void *priv; /* the driver's */
     /* set by the network room, before the first rx; until then the driver gives frames away */

@@ -77,7 +77,7 @@ err_t net_hook_tcp_in(struct tcp_pcb *pcb, struct tcp_hdr *hdr, u16_t optlen, u1
     struct tcp_stream *t = net_wire(pcb) ? pcb->callback_arg : NULL;
     if (len) {
         const struct netport *port = ip_current_input_netif()->state;
-        if (unlikely(late) && netport_rx_free(port) < port->nic->rx_buffers / 4)
+        if (unlikely(late) && netport_rx_free(port) < port->rx_total / 4)
             return ERR_MEM;
         if (t && !late && !tcp_rx_admit(t, port, len))
             return ERR_MEM;

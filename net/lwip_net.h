@@ -17,7 +17,8 @@ struct tx_job;
 struct netport {
     struct netif netif;
     struct nic *nic;
-    unsigned rx_held;     /* receive buffers that pbufs hold */
+    unsigned rx_total;    /* receive buffers of the card */
+    unsigned rx_held;     /* those that pbufs hold */
     struct queue waiting; /* struct tx_job: the card's ring was full */
     bool kick;            /* frames were queued since the last kick */
     bool dhcp, announced;
@@ -28,8 +29,7 @@ extern unsigned net_port_count;
 
 static inline unsigned netport_rx_free(const struct netport *port)
 {
-    unsigned n = port->nic->rx_buffers;
-    return n > port->rx_held ? n - port->rx_held : 0;
+    return port->rx_total > port->rx_held ? port->rx_total - port->rx_held : 0;
 }
 /* The port whose receive buffer p is in, or NULL: it is one of our copies. */
 struct netport *netport_of(const struct pbuf *p);

@@ -144,6 +144,7 @@ int netport_open(struct nic *n, unsigned mtu, struct netport **out)
     if (!port)
         return SR_ENOMEM;
     port->nic = n;
+    port->rx_total = n->rx_buffers ? n->rx_buffers : NIC_RX_BUFFERS_UNTOLD;
     queue_init(&port->waiting);
     if (!netif_add(&port->netif, NULL, NULL, NULL, port, port_init, ethernet_input)) {
         sr_free(port);

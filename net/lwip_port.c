@@ -36,9 +36,10 @@ static struct pool small_pool =
 /* A frame: DHCP, neighbour discovery, echo. */
 static struct pool frame_pool =
     POOL("lwip-frame", POOL_RANK_DRIVER, 1728, .min = 12, .max = 32, .weight = 1);
-/* The rest of a super-segment that was cut because the peer shrank its window (P3). */
+/* The rest of a super-segment that was cut because the peer shrank its window (P3);
+ * cutting that again takes a second. */
 static struct pool big_pool =
-    POOL("lwip-big", POOL_RANK_DRIVER, 65536 + 512, .min = 1, .max = 4, .weight = 1);
+    POOL("lwip-big", POOL_RANK_DRIVER, 65536 + 512, .min = 2, .max = 4, .weight = 1);
 REGISTER(pool, small_pool);
 REGISTER(pool, frame_pool);
 REGISTER(pool, big_pool);

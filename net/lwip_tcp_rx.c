@@ -57,7 +57,7 @@ void tcp_rx_share_window(void)
 {
     size_t bytes = net_chunk_pool.total * (size_t)NET_CHUNK;
     for (unsigned i = 0; i < net_port_count; i++)
-        bytes += net_ports[i]->nic->rx_buffers / 2 * (size_t)RX_BUF_LEN;
+        bytes += net_ports[i]->rx_total / 2 * (size_t)RX_BUF_LEN;
     bytes /= MAX(net_stream_count, 1u);
     share = MIN(MAX(bytes, (size_t)SHARE_MIN), (size_t)TCP_WND);
 }
@@ -142,7 +142,7 @@ static bool add_chunk(struct tcp_stream *t)
 
 static inline bool ring_low(const struct tcp_stream *t, const struct netport *port)
 {
-    return t->ring_held + port->nic->rx_buffers / 8 >= netport_rx_free(port);
+    return t->ring_held + port->rx_total / 8 >= netport_rx_free(port);
 }
 
 /* The card needs the buffer back: copies its bytes, as far as there are chunks. True: all of them.
