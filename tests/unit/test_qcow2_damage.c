@@ -206,7 +206,7 @@ static const struct bad_entry bad_entries[] = {
     {PLAIN, 0, 1ull << 63 | 1ull << 57 | 4096},
     {PLAIN, 0, 1ull << 62}, /* compressed, in the header */
     {PLAIN, 0, 1ull << 62 | 1ull << 45},
-    {PLAIN, 0, 3ull << 61 | 300000},                           /* compressed, but zeroes there */
+    {PLAIN, 0, 3ull << 61 | 300000},                         /* compressed, but zeroes there */
     {{.version = 2, .cluster_bits = 9, .size = 9000}, 0, 1}, /* zero flag in version 2 */
     {{.version = 3, .cluster_bits = 12, .size = 90000}, 0, 1ull << 63 | 4608}, /* not aligned */
     {{.version = 3, .cluster_bits = 12, .size = 90000}, 0, 4608 | 1},
