@@ -149,7 +149,7 @@ void console_port_pull(struct console_port *p)
 static struct console_port *port_of(struct virtq *q)
 {
     struct console *k = q->dev->priv;
-    return &k->port[q->index ? q->index / 2 - 1 : 0];
+    return &k->port[q->index < VIRTIO_CONSOLE_QUEUE_CONTROL ? 0 : q->index / 2 - 1];
 }
 
 static bool tx_poll(struct poller *poller)

@@ -257,6 +257,45 @@ static void co_full(void *arg)
     }
 }
 
+static void co_flusher(void *arg)
+{
+    (void)arg;
+    assert_int_equal(root.n->drv->co_flush(root.n), 0);
+    order[ended++] = 100;
+    co_wake(waiter);
+}
+
+/* Without indirect tables a small request would still fit where a larger one waits. */
+static void co_overtake(void *arg)
+{
+    static struct co_start flusher;
+    (void)arg;
+    prepare();
+    offer(VIRTIO_F_INDIRECT_DESC, false);
+    disk.v.queue_max = 8;
+    co_open("");
+    disk.hold = true;
+    ended = 0;
+    waiter = co_self();
+    for (unsigned i = 0; i < 3; i++) { /* 3 descriptors each: the third does not fit */
+        many[i].buf = calloc(1, 4096);
+        co_start_child(&many[i].start, co_writer, &many[i]);
+    }
+    co_start_child(&flusher, co_flusher, NULL); /* 2, and 2 are free */
+    for (unsigned i = 0; i < 10; i++)
+        co_reschedule();
+    assert_int_equal(disk.nheld, 2);
+    vblk_release(&disk);
+    while (ended < 4)
+        co_yield ();
+    for (unsigned i = 0; i < 3; i++) {
+        assert_int_equal(order[i], i);
+        free(many[i].buf);
+    }
+    assert_int_equal(order[3], 100);
+    co_shut();
+}
+
 /* ---- Errors ---------------------------------------------------------------------------------- */
 
 static void co_errors(void *arg)
@@ -277,6 +316,8 @@ static void co_errors(void *arg)
         assert_int_equal(co_blk_pread(root.c, 0, b, 512), t[i].rc);
         assert_int_equal(co_blk_pread(root.c, 0, b, 512), 0);
     }
+    disk.no_status = true;
+    assert_int_equal(co_blk_pread(root.c, 0, b, 512), SR_EIO);
     co_shut();
 }
 
@@ -404,6 +445,7 @@ TEST(limits)
 TEST(types)
 TEST(read_only)
 TEST(full)
+TEST(overtake)
 TEST(errors)
 TEST(resize)
 TEST(needs_reset)
@@ -413,11 +455,12 @@ TEST(allocations)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_data),       cmocka_unit_test(test_limits),
-        cmocka_unit_test(test_types),      cmocka_unit_test(test_read_only),
-        cmocka_unit_test(test_full),       cmocka_unit_test(test_errors),
-        cmocka_unit_test(test_resize),     cmocka_unit_test(test_needs_reset),
-        cmocka_unit_test(test_bad_config), cmocka_unit_test(test_allocations),
+        cmocka_unit_test(test_data),        cmocka_unit_test(test_limits),
+        cmocka_unit_test(test_types),       cmocka_unit_test(test_read_only),
+        cmocka_unit_test(test_full),        cmocka_unit_test(test_overtake),
+        cmocka_unit_test(test_errors),      cmocka_unit_test(test_resize),
+        cmocka_unit_test(test_needs_reset), cmocka_unit_test(test_bad_config),
+        cmocka_unit_test(test_allocations),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

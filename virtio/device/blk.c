@@ -128,7 +128,8 @@ static void complete(struct vblk *b, const struct vchain *c)
         struct iov in = vchain_in(c);
         size_t data = c->in_len - STATUS;
         uint8_t status = answer(b, vchain_out(c), iov_slice(in, 0, data));
-        iov_copy_in(in, data, &status, STATUS);
+        if (!b->no_status)
+            iov_copy_in(in, data, &status, STATUS);
         written = (uint32_t)c->in_len;
     }
     vring_push(&b->v.ring[0], c->id, written);

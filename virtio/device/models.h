@@ -20,6 +20,7 @@ struct vblk {
     char serial[VIRTIO_BLK_ID_BYTES + 1];
     /* knobs */
     bool hold;          /* takes requests, completes none until vblk_release */
+    bool no_status;     /* completes without writing one */
     bool backwards;     /* completes what one notification brought in reverse order */
     int fail_status;    /* for the next requests (VIRTIO_BLK_S_*), -1: as it should be */
     unsigned fail_left; /* how many of them */
