@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * The grammatical half of JSON, by json-c: one complete document, already lexed, becomes a value tree. The only user of json-c.
+ * The grammatical half of JSON, by json-c: one complete document, already lexed, becomes a value
+ * tree. The only user of json-c.
  *
  * What json-c lacks and how it is made up for:
  *   - it does not survive a failing malloc (keys become NULL, strings are cut): so the memory that the document can need at most is asked
@@ -96,7 +97,8 @@ static struct value *convert(struct json_object *o, struct conversion *c)
     }
 }
 
-/* An upper bound of what json-c allocates, with its tables of 16 members and lists of 32 items, and the copies while one of them grows. */
+/* An upper bound of what json-c allocates, with its tables of 16 members and lists of 32 items,
+ * and the copies while one of them grows. */
 static bool memory_suffices(const struct json_lexer *l)
 {
     size_t most = 8192 + 1536 * (size_t)l->objects + 768 * (size_t)l->lists +
@@ -106,10 +108,13 @@ static bool memory_suffices(const struct json_lexer *l)
     return p;
 }
 
-static const char *sentence(enum json_tokener_error e)
+/* `at`: the byte that json-c did not like. */
+static const char *sentence(enum json_tokener_error e, char at)
 {
     switch (e) {
     case json_tokener_error_parse_object_key_name:
+        if (at && strchr("]}:,", at))
+            return "JSON parse error, expecting value";
         return "JSON parse error, key is not a string in object";
     case json_tokener_error_parse_object_key_sep:
         return "JSON parse error, missing : in object pair";
@@ -150,7 +155,8 @@ struct value *json_tree(const struct json_lexer *l, struct error *err)
     enum json_tokener_error e = json_tokener_get_error(t);
     struct value *v = NULL;
     if (e != json_tokener_success || json_tokener_get_parse_end(t) < l->len)
-        error_set(err, SR_EINVAL, "%s", sentence(e));
+        error_set(err, SR_EINVAL, "%s",
+                  sentence(e, l->text[MIN(json_tokener_get_parse_end(t), l->len)]));
     else
         v = to_value(l, o, err);
     json_object_put(o);

@@ -35,8 +35,9 @@ struct json_lexer {
 };
 void json_lexer_init(struct json_lexer *l);
 void json_lexer_free(struct json_lexer *l);
-/* Takes bytes up to the end of a document or an error, whichever comes first, and returns how many. Then *done is a tree, or err is set, or both are
- * not: all bytes were taken and a document is incomplete. After an error the lexer goes on by itself with the next document. */
+/* Takes bytes up to the end of a document or an error, whichever comes first, and returns how
+ * many. Then *done is a tree, or err is set, or both are not: all bytes were taken and a
+ * document is incomplete. After an error the lexer goes on by itself with the next document. */
 size_t json_feed(struct json_lexer *l, const char *bytes, size_t n, struct value **done,
                  struct error *err);
 /* The end of input: what is pending ends here. True when *done or err was set. */
@@ -47,7 +48,7 @@ struct value *json_parse(const char *text, size_t len, struct error *err);
 /* json.c, for the lexer: grammar and tree of l's document. */
 struct value *json_tree(const struct json_lexer *l, struct error *err);
 
-/* As QEMU prints: ", " and ": " between, pure ASCII; pretty: a line per item, four blanks per level.
- * NUL-terminated; NULL when memory is out. */
+/* As QEMU prints: ", " and ": " between, pure ASCII; pretty: a line per item, four blanks per
+ * level. NUL-terminated; NULL when memory is out. */
 char *json_print(const struct value *v, bool pretty, size_t *len);
 #endif

@@ -8,8 +8,8 @@
  *             ├─ letter ──► KEYWORD ──────────────────┘     bracket is open: to json.c
  *             └─ else ──► error ──► RECOVERY ── structural or control byte ──► START
  *
- * As in QEMU's lexer, an error drops what was read and the next structural character or control byte
- * is where a document may begin; a client that lost its place sends 0xff and a newline.
+ * As in QEMU's lexer, an error drops what was read and the next structural character or control
+ * byte is where a document may begin; a client that lost its place sends 0xff and a newline.
  *
  * json-c is lenient in ways that matter (it takes single quotes, makes 2^64 - 1 of larger integers,
  * replaces bad UTF-8 and duplicate keys), and it does not survive a failing allocation. So it sees
@@ -408,7 +408,8 @@ bool json_feed_end(struct json_lexer *l, struct value **done, struct error *err)
 {
     *done = NULL;
     if (l->state != RECOVERY && (l->tokens || l->state != START) && !l->discard) {
-        step(l, 0, err); /* ends a number or a keyword; strings do not like it */
+        if (l->state != START)
+            step(l, 0, err); /* ends a number or a keyword; strings do not like it */
         finish(l, done, err);
         if (!*done)
             error_set(err, SR_EINVAL, "JSON parse error, premature EOI");
