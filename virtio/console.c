@@ -119,7 +119,7 @@ static bool take_received(struct console_port *p)
     uint16_t id;
     uint32_t len;
     bool some = false;
-    while (p->nheld < CONSOLE_SLOTS && (b = virtq_pop(p->rx, &id, &len))) {
+    while ((b = virtq_pop(p->rx, &id, &len))) { /* no more than there are buffers */
         b->len = len;
         b->off = 0;
         p->held[p->nheld++] = b;

@@ -420,6 +420,7 @@ static void co_allocations(void *arg)
     uint64_t nth = 1;
     do {
         prepare();
+        size_t pages = page_free_bytes();
         fault_arm(FAULT_ALLOC, nth++, false);
         rc = co_vdev_attach(&disk.v, "loop poor");
         bool fired = fault_fired(FAULT_ALLOC);
@@ -427,6 +428,7 @@ static void co_allocations(void *arg)
         assert_int_equal(rc, fired ? SR_ENOMEM : 0);
         if (!rc)
             co_vdev_detach(&disk.v);
+        assert_int_equal(page_free_bytes(), pages);
         vblk_free(&disk);
         free(data);
         free(mirror);

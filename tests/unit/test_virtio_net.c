@@ -320,6 +320,22 @@ static void co_lies(void *arg)
     }
 }
 
+/* What was in flight comes back when the device has stopped. */
+static void co_lost(void *arg)
+{
+    struct nic_tx_meta m = {0};
+    (void)arg;
+    prepare();
+    co_attach();
+    for (unsigned i = 0; i < 3; i++)
+        assert_int_equal(transmit(60, 1, &m), 0);
+    virtio_fail(&card[0].v.dev, "test");
+    assert_int_equal(sent, 0);
+    co_until(&links, 1);
+    assert_int_equal(sent, 3);
+    co_detach();
+}
+
 /* Frames in parts: headers torn apart, empty parts, too much in all, parts that come late. */
 static void co_parts(void *arg)
 {
@@ -389,17 +405,18 @@ TEST(full)
 TEST(wire)
 TEST(link)
 TEST(lies)
+TEST(lost)
 TEST(parts)
 TEST(bad_config)
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_frames),     cmocka_unit_test(test_meta),
-        cmocka_unit_test(test_plain),      cmocka_unit_test(test_full),
-        cmocka_unit_test(test_wire),       cmocka_unit_test(test_link),
-        cmocka_unit_test(test_lies),       cmocka_unit_test(test_parts),
-        cmocka_unit_test(test_bad_config),
+        cmocka_unit_test(test_frames), cmocka_unit_test(test_meta),
+        cmocka_unit_test(test_plain),  cmocka_unit_test(test_full),
+        cmocka_unit_test(test_wire),   cmocka_unit_test(test_link),
+        cmocka_unit_test(test_lies),   cmocka_unit_test(test_lost),
+        cmocka_unit_test(test_parts),  cmocka_unit_test(test_bad_config),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
