@@ -164,6 +164,8 @@ NORETURN void strongroom_run(co_configure_fn *co_configure, void *ctx)
     strongroom_memory();
     log_plain("strongroom: %s %s %s, %llu MiB, %u cores", STRONGROOM_VERSION, board_arch(),
               board_name(), (unsigned long long)(board_ram_bytes() >> 20), board_cores());
+    log_line("memory", "pools %zu KiB (at least %zu), %u stacks, %zu KiB free", pools_bytes() >> 10,
+             pools_min_bytes() >> 10, co_stacks_free(), page_free_bytes() >> 10);
     life.co_configure = co_configure;
     life.ctx = ctx;
     co_start(&life.start, co_main, NULL);

@@ -172,16 +172,22 @@ static const struct pool *next_by_name(const struct pool *after)
     return best;
 }
 
-void pools_print(void)
+size_t pools_bytes(void)
 {
     size_t sum = 0;
+    registry_for_each (pool, it)
+        sum += bytes_of(*it, (*it)->total);
+    return sum;
+}
+
+void pools_print(void)
+{
     for (const struct pool *p = NULL; (p = next_by_name(p));) {
         size_t bytes = bytes_of(p, p->total);
-        sum += bytes;
         log_line("pool", "%s: %u of %zu bytes, %zu KiB, used at most %u", p->name, p->total,
                  each(p), bytes >> 10, p->total - p->low_water);
     }
-    log_line("pool", "sum %zu KiB, at least %zu KiB", sum >> 10, pools_min_bytes() >> 10);
+    log_line("pool", "sum %zu KiB, at least %zu KiB", pools_bytes() >> 10, pools_min_bytes() >> 10);
 }
 
 /* ---- get and put ---- */

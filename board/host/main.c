@@ -148,6 +148,12 @@ int main(int argc, char **argv)
         return printf("strongroom %s\n", STRONGROOM_VERSION) < 0;
     if (!strcmp(argv[1], "--help") || !strcmp(argv[1], "-h"))
         return usage(0) ?: control_print_help(argc > 2 ? argv[2] : NULL);
+    if (!strcmp(argv[1], "--print-pools")) { /* for `make size` */
+        board_init();
+        strongroom_memory();
+        pools_print();
+        return 0;
+    }
     if (!strcmp(argv[1], "nbd")) {
         int rc = nbd_subcommand(argc - 1, argv + 1, &process.argc, &process.argv);
         if (rc >= 0)
