@@ -483,6 +483,34 @@ static void co_ends(void *arg)
     assert_int_equal(net_stream_count, 0);
 }
 
+/* The FIN is on the last segment that we cut, and only there. */
+static void co_cut_end(void *arg)
+{
+    static uint8_t data[60000], got[60000];
+    static struct source owner;
+    static struct piece p;
+    (void)arg;
+    start_net(NIC_CSUM);
+    struct stream *c = co_dial(false), *s = accepted;
+    for (size_t i = 0; i < sizeof(data); i++)
+        data[i] = byte_at(i);
+    p = (struct piece){.hold = {.release = piece_back}, .owner = &owner, .out = true, .data = data};
+    struct seg seg;
+    assert_int_equal(co_stream_send(s, iov_one(&seg, data, sizeof(data)), &p.hold), 0);
+    co_stream_close(s);
+    assert_false(p.out);
+    assert_int_equal(co_stream_read(c, got, sizeof(got), loop_now() + 5000000000ull), 0);
+    assert_memory_equal(got, data, sizeof(got));
+    assert_int_equal(co_stream_wait(c, 1, loop_now() + 5000000000ull), SR_EOF);
+    co_stream_close(c);
+}
+
+static void test_cut_end(void **state)
+{
+    (void)state;
+    test_co_run(co_cut_end, NULL);
+}
+
 static void test_ends(void **state)
 {
     (void)state;
@@ -520,6 +548,7 @@ int main(void)
         cmocka_unit_test(test_slow_disk),
         cmocka_unit_test(test_release_after_ring),
         cmocka_unit_test(test_ends),
+        cmocka_unit_test(test_cut_end),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
