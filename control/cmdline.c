@@ -18,8 +18,8 @@
 #include <string.h>
 
 #include "blk/blk.h"
+#include "control/dispatch.h"
 #include "control/json.h"
-#include "kernel/command.h"
 #include "kernel/kernel.h"
 
 #define DEFAULT_PORT "10809"
@@ -35,27 +35,12 @@ static const struct option_def *find_option(const char *name, size_t len)
     return NULL;
 }
 
-static int co_apply_decoded(const struct option_def *o, const struct value *v, bool text,
-                            struct error *err)
-{
-    struct arena arena;
-    int rc = SR_ENOMEM;
-    arena_init(&arena);
-    void *opts = arena_alloc(&arena, schema_size(o->type));
-    if (opts)
-        rc = schema_decode(o->type, v, text ? SCHEMA_TEXT : 0, opts, &arena, err);
-    if (!rc)
-        rc = o->co_apply(opts, v, text, err);
-    arena_free(&arena);
-    return rc;
-}
-
 static int co_apply_value(const struct option_def *o, const char *value, struct error *err)
 {
     bool text = *value != '{';
     struct value *v =
         text ? schema_parse_keyval(value, o->implied, err) : json_parse(value, strlen(value), err);
-    int rc = v ? co_apply_decoded(o, v, text, err) : SR_EINVAL;
+    int rc = v ? co_option_run(o, v, text, err) : SR_EINVAL;
     value_free(v);
     return rc;
 }

@@ -23,7 +23,7 @@ struct option_def {
 REGISTRY(option, const struct option_def);
 
 struct command_result {
-    void *data; /* points to a struct of the command's result type; memory from the arena */
+    const void *data; /* points to a struct of the command's result type; memory from the arena */
     struct arena *arena;
 };
 enum {
