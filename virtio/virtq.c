@@ -10,7 +10,7 @@
  *     +-----------+         +-------------------+      +------------------------------+
  *           |
  *           v  tables: table_len descriptors per slot, at a fixed place; desc[i] always points to
- *     +-----------+    table i, so a request writes its pieces and one length
+ *     +-----------+    table i, so a request writes its pieces and one length; links are there already
  *     | hdr | data ... | status |
  *
  * Without VIRTIO_F_INDIRECT_DESC, or for queues whose buffers are single pieces, the chain lies in
@@ -88,51 +88,58 @@ static void kick_later(struct virtq *q)
 
 /* ---- Chains out, tokens back ----------------------------------------------------------------- */
 
-void virtq_push(struct virtq *q, struct virtq_chain *c, void *token)
+void virtq_push_chain(struct virtq *q, unsigned id, unsigned count, struct vring_desc *last,
+                      uint32_t writable, void *token)
 {
-    struct virtq_slot *s = &q->slot[c->id];
-    le16_set(&c->last->flags, (uint16_t)(le16_get(c->last->flags) & ~VRING_DESC_NEXT));
+    struct virtq_slot *s = &q->slot[id];
     s->token = token;
-    s->writable = c->writable;
+    s->writable = writable;
     if (likely(q->tables != NULL)) {
-        le32_set(&q->desc[c->id].len, c->count * (uint32_t)sizeof(struct vring_desc));
+        le32_set(&q->desc[id].len, count * (uint32_t)sizeof(struct vring_desc));
         q->free_head = s->next;
         q->num_free--;
     } else {
-        s->tail = (uint16_t)(c->last - q->desc);
+        s->tail = (uint16_t)(last - q->desc);
         q->free_head = q->slot[s->tail].next;
-        q->num_free = (uint16_t)(q->num_free - c->count);
+        q->num_free = (uint16_t)(q->num_free - count);
     }
     q->inflight++;
-    le16_set(&q->avail->ring[q->avail_idx & q->mask], c->id);
+    le16_set(&q->avail->ring[q->avail_idx & q->mask], (uint16_t)id);
     vring_store(&q->avail->idx, ++q->avail_idx);
     if (!q->kick_pending)
         kick_later(q);
 }
 
 /* The descriptors of a chain that is no longer in flight go to the front of the free list. */
-static void release(struct virtq *q, uint16_t id)
+static void release_chain(struct virtq *q, uint16_t id)
 {
     struct virtq_slot *s = &q->slot[id];
-    s->token = NULL;
-    q->inflight--;
-    if (likely(q->tables != NULL)) {
-        s->next = q->free_head;
-        q->num_free++;
-    } else {
-        uint16_t n = 1;
+    uint16_t n = 1;
+    if (!q->tables)
         for (uint16_t i = id; i != s->tail; i = q->slot[i].next)
             n++;
-        q->slot[s->tail].next = q->free_head;
-        q->num_free = (uint16_t)(q->num_free + n);
-    }
+    q->slot[q->tables ? id : s->tail].next = q->free_head;
     q->free_head = id;
+    q->num_free = (uint16_t)(q->num_free + n);
+    s->token = NULL;
+    q->inflight--;
 }
 
 static void *broken(struct virtq *q, const char *what, unsigned number)
 {
     virtio_fail(q->dev, "queue %u: %s (%u)", q->index, what, number);
     return NULL;
+}
+
+/* Says what is wrong with an entry that failed the checks of virtq_pop. */
+__attribute__((noinline, cold)) static void *impossible(struct virtq *q, uint32_t slot,
+                                                        uint32_t written)
+{
+    if (slot >= q->size)
+        return broken(q, "completion of a slot that does not exist", slot);
+    if (!q->slot[slot].token)
+        return broken(q, "completion of a slot that is not in flight", slot);
+    return broken(q, "more bytes written than there was room", written);
 }
 
 void *virtq_pop(struct virtq *q, uint16_t *id, uint32_t *len)
@@ -145,16 +152,23 @@ void *virtq_pop(struct virtq *q, uint16_t *id, uint32_t *len)
     const struct vring_used_elem *e = &q->used->ring[q->used_idx & q->mask];
     uint32_t slot = le32_get(e->id), written = le32_get(e->len);
     if (unlikely(slot >= q->size))
-        return broken(q, "completion of a slot that does not exist", slot);
-    void *token = q->slot[slot].token;
-    if (unlikely(!token))
-        return broken(q, "completion of a slot that is not in flight", slot);
-    if (unlikely(written > q->slot[slot].writable))
-        return broken(q, "more bytes written than there was room", written);
+        return impossible(q, slot, written);
+    struct virtq_slot *s = &q->slot[slot];
+    void *token = s->token;
+    if (unlikely(!token || written > s->writable))
+        return impossible(q, slot, written);
     q->used_idx++;
-    release(q, (uint16_t)slot);
     *id = (uint16_t)slot;
     *len = written;
+    if (likely(q->tables != NULL)) {
+        s->token = NULL;
+        s->next = q->free_head;
+        q->free_head = (uint16_t)slot;
+        q->num_free++;
+        q->inflight--;
+    } else {
+        release_chain(q, (uint16_t)slot);
+    }
     return token;
 }
 
@@ -164,7 +178,7 @@ void *virtq_detach(struct virtq *q, uint16_t *id)
         void *token = q->slot[i].token;
         if (!token)
             continue;
-        release(q, (uint16_t)i);
+        release_chain(q, (uint16_t)i);
         *id = (uint16_t)i;
         return token;
     }
@@ -244,6 +258,8 @@ static void link_slots(struct virtq *q)
         struct vring_desc *table = q->tables + (size_t)i * q->table_len;
         le64_set(&q->desc[i].addr, dma_map(table, q->table_len * sizeof(*table)));
         le16_set(&q->desc[i].flags, VRING_DESC_INDIRECT);
+        for (unsigned k = 0; k < q->table_len; k++)
+            le16_set(&table[k].next, (uint16_t)(k + 1));
     }
 }
 

@@ -64,11 +64,14 @@ struct virtq {
     uint64_t kicks; /* notifications sent */
 };
 
+/* A chain in the making. It stays in registers: nothing takes its address, and what is stored into
+ * descriptors may, for all the compiler knows, alias what has one. */
 struct virtq_chain {
-    struct vring_desc *table, *last;
-    const struct virtq_slot *slot; /* NULL: the table is indirect, its next is at + 1 */
+    struct vring_desc *next, *last;
+    const struct virtq *ring; /* NULL: the table is indirect, and linked already */
     uint32_t writable;
-    uint16_t at, count, max, id;
+    uint16_t last_flags, id;
+    unsigned max, count;
 };
 
 /* Room for a chain of nseg pieces now? Without indirect tables each piece takes a descriptor. */
@@ -82,34 +85,33 @@ static inline bool virtq_begin(struct virtq *q, struct virtq_chain *c, unsigned 
     if (unlikely(!virtq_has_room(q, nseg)))
         return false;
     uint16_t id = q->free_head;
-    c->id = id;
-    c->count = 0;
-    c->writable = 0;
+    *c = (struct virtq_chain){.id = id};
     if (likely(q->tables != NULL)) {
-        c->table = q->tables + (size_t)id * q->table_len;
-        c->slot = NULL;
-        c->at = 0;
-        c->max = (uint16_t)q->table_len;
+        c->next = q->tables + (size_t)id * q->table_len;
+        c->max = q->table_len;
     } else {
-        c->table = q->desc;
-        c->slot = q->slot;
-        c->at = id;
+        c->next = q->desc + id;
+        c->ring = q;
         c->max = q->num_free;
     }
     return true;
 }
-static inline void virtq_add(struct virtq_chain *c, const void *p, size_t len, unsigned flags)
+static inline void virtq_add(struct virtq_chain *c, const void *p, size_t len, uint16_t flags)
 {
     ASSERT(c->count < c->max);
-    struct vring_desc *d = c->table + c->at;
-    uint16_t next = c->slot ? c->slot[c->at].next : (uint16_t)(c->at + 1);
+    struct vring_desc *d = c->next;
     le64_set(&d->addr, dma_map(p, len));
     le32_set(&d->len, (uint32_t)len);
-    le16_set(&d->flags, (uint16_t)(flags | VRING_DESC_NEXT));
-    le16_set(&d->next, next);
+    le16_set(&d->flags, flags | VRING_DESC_NEXT);
     c->last = d;
-    c->at = next;
+    c->last_flags = flags;
     c->count++;
+    c->next = d + 1;
+    if (unlikely(c->ring != NULL)) {
+        uint16_t i = c->ring->slot[d - c->ring->desc].next;
+        c->next = c->ring->desc + i;
+        le16_set(&d->next, i);
+    }
 }
 static inline void virtq_out(struct virtq_chain *c, const void *p, size_t len)
 {
@@ -120,7 +122,13 @@ static inline void virtq_in(struct virtq_chain *c, void *p, size_t len)
     c->writable += (uint32_t)len;
     virtq_add(c, p, len, VRING_DESC_WRITE);
 }
-void virtq_push(struct virtq *q, struct virtq_chain *c, void *token);
+void virtq_push_chain(struct virtq *q, unsigned id, unsigned count, struct vring_desc *last,
+                      uint32_t writable, void *token);
+static inline void virtq_push(struct virtq *q, const struct virtq_chain *c, void *token)
+{
+    le16_set(&c->last->flags, c->last_flags);
+    virtq_push_chain(q, c->id, c->count, c->last, c->writable, token);
+}
 /* NULL: nothing (more) completed. */
 void *virtq_pop(struct virtq *q, uint16_t *id, uint32_t *len);
 void virtq_kick(struct virtq *q);
