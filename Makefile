@@ -150,40 +150,38 @@ $(foreach f,$(FORMS),$(eval $(call form_rules,$f)))
 # twice: once with an empty table, then with the table made from the first result. The table lies
 # behind all code, so no function moves; `mksyms.py --check` fails the build if one did.
 
+# $(call two_pass,FORM,NAME,PROGRAM,MORE OBJECTS,LINKER SCRIPT)
 define two_pass
-$(BUILD)/$1/ksyms.S: $(BUILD)/$1/pass1 tools/mksyms.py
+$(BUILD)/$1/$2-ksyms.S: $(BUILD)/$1/$2.pass1 tools/mksyms.py
 	$$(Q)$(PYTHON) tools/mksyms.py $$< >$$@
 
-$(BUILD)/$1/pass1: $(BUILD)/$1/obj/ksyms0.o
-$2: $(BUILD)/$1/obj/ksyms.o $(BUILD)/$1/pass1
+$(BUILD)/$1/$2.pass1: $(BUILD)/$1/obj/ksyms0.o
+$3: $(BUILD)/$1/obj/$2-ksyms.o $(BUILD)/$1/$2.pass1
 
-$(BUILD)/$1/pass1 $2: $$(OBJ_$1) $(BUILD)/$1/objects $$(LIBS_$1) $3
+$(BUILD)/$1/$2.pass1 $3: $$(OBJ_$1) $4 $(BUILD)/$1/objects $$(LIBS_$1) $5
 	$$(call say,LINK)
 	$$(Q)$$(CC_$1) $$(LDFLAGS_$1) -o $$@ \
-	    -Wl,-Map=$(BUILD)/$1/$$(if $$(filter %pass1,$$@),pass1,strongroom).map \
+	    -Wl,-Map=$(BUILD)/$1/$2$$(if $$(filter %.pass1,$$@),.pass1).map \
 	    $$(filter %.o,$$^) $$(filter %.a,$$^) $$(SYSLIBS_$1)
-	$$(if $$(filter %pass1,$$@),,$$(Q)$(PYTHON) tools/mksyms.py --check $(BUILD)/$1/pass1 $$@)
+	$$(if $$(filter %.pass1,$$@),,$$(Q)$(PYTHON) tools/mksyms.py --check $(BUILD)/$1/$2.pass1 $$@)
 
-$(BUILD)/$1/strongroom.lst: $2
+$(BUILD)/$1/$2.lst: $3
 	$$(call say,LIST)
 	$$(Q)objdump -d --no-show-raw-insn $$< >$$@
 endef
 $(foreach a,$(FW_ARCHES),$(eval $(call \
-    two_pass,$a,$(BUILD)/$a/strongroom.debug.elf,boot/$a/linker.ld)))
-$(eval $(call two_pass,host,$(BUILD)/host/strongroom))
+    two_pass,$a,strongroom,$(BUILD)/$a/strongroom.debug.elf,,boot/$a/linker.ld)))
+$(eval $(call two_pass,host,strongroom,$(BUILD)/host/strongroom))
+
+# The firmware with an option that crashes on purpose, for the boot tests.
+OBJ_CRASH := $(call to_obj,x86_64,$(wildcard tests/boot/crash/*.c))
+$(eval $(call two_pass,x86_64,strongroom-crash,$(BUILD)/x86_64/strongroom-crash.elf,$(OBJ_CRASH),\
+    boot/x86_64/linker.ld))
 
 # What is shipped has no symbols; strongroom.debug.elf beside it has all of them.
 $(BUILD)/%/strongroom.elf: $(BUILD)/%/strongroom.debug.elf
 	$(call say,STRIP)
 	$(Q)strip --strip-all -o $@ $<
-
-# The firmware and tests/boot/crash, which adds an option that crashes on purpose: for boot tests only.
-OBJ_CRASH := $(call to_obj,x86_64,$(wildcard tests/boot/crash/*.c))
-$(BUILD)/x86_64/strongroom-crash.elf: $(OBJ_x86_64) $(OBJ_CRASH) $(BUILD)/x86_64/obj/ksyms.o \
-    $(BUILD)/x86_64/objects $(LIBS_x86_64) boot/x86_64/linker.ld
-	$(call say,LINK)
-	$(Q)$(CC_x86_64) $(LDFLAGS_x86_64) -Wl,-Map=$(BUILD)/x86_64/crash.map -o $@ $(filter %.o,$^) \
-	    $(filter %.a,$^) $(SYSLIBS_x86_64)
 
 # The host form under the sanitizers, for tests that want the whole program.
 $(BUILD)/asan/strongroom: $(OBJ_asan) $(BUILD)/asan/objects $(LIBS_asan) $(BUILD)/asan/obj/ksyms0.o
