@@ -12,6 +12,9 @@
  *   - A FIN out of order can later be joined to a segment that already fills the window. Rule: a FIN
  *     waits its turn; the peer sends it again.
  *   - SYN with payload on an existing connection: lengths are off by one. Rule: dropped.
+ *   - A window that shrinks below a retransmission starts the persist timer; an acknowledgement of the
+ *     first transmission then empties the queue and leaves it running, with nothing to probe. Rule:
+ *     before lwIP's timers run, such a one is stopped (net_before_timers).
  *   - Options in two pbufs: dropped, our cards give headers in one piece.
  *
  * And ours: payload for which there is no memory is dropped before it is acknowledged (lwip_tcp_rx.c
@@ -93,4 +96,11 @@ u32_t *net_hook_tcp_out(struct pbuf *p, struct tcp_hdr *hdr, const struct tcp_pc
     if (pcb && pcb->state != LISTEN && net_wire(pcb))
         net_tx_announce(pcb, p);
     return opts;
+}
+
+void net_before_timers(void)
+{
+    for (struct tcp_pcb *c = tcp_active_pcbs; c; c = c->next)
+        if (unlikely(c->persist_backoff) && (c->unacked || !c->unsent))
+            c->persist_backoff = 0;
 }

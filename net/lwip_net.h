@@ -21,7 +21,8 @@ struct netport {
     unsigned rx_held;     /* those that pbufs hold */
     struct queue waiting; /* struct tx_job: the card's ring was full */
     bool kick;            /* frames were queued since the last kick */
-    bool dhcp, announced;
+    bool dhcp;
+    char announced[200]; /* the console line of its addresses */
 };
 #define NET_PORTS_MAX 8
 extern struct netport *net_ports[NET_PORTS_MAX];
@@ -64,6 +65,9 @@ static inline uint16_t net_fold(uint64_t sum)
 }
 /* Something happened that lwIP's timers may have to know of. */
 void net_timers_changed(void);
+
+/* lwip_hooks.c: puts right what lwIP's timers would assert. */
+void net_before_timers(void);
 
 /* ---- Streams ---- */
 

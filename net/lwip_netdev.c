@@ -171,7 +171,7 @@ int net_attach(struct nic *nic, const struct net_config *c, struct error *err)
     netif_set_up(&port->netif);
     start_ip6(&port->netif, &a);
     start_ip4(&port->netif, &a);
-    if (!port->announced && !a.dhcp)
+    if (!port->announced[0] && !a.dhcp)
         announce(port);
     net_timers_changed();
     return 0;

@@ -139,6 +139,7 @@ void net_timers_changed(void)
 static void timer_fired(struct timer *t)
 {
     (void)t;
+    net_before_timers();
     sys_check_timeouts();
     port.changed = true;
 }
