@@ -23,6 +23,7 @@
 #include "kernel/kernel.h"
 
 #define DEFAULT_PORT "10809"
+#define VALUE_SHOWN  1024 /* of a longer one: the sentence must fit on the line */
 
 /* ---- One option ------------------------------------------------------------------------------ */
 
@@ -45,6 +46,13 @@ static int co_apply_value(const struct option_def *o, const char *value, struct 
     return rc;
 }
 
+static void report(const char *name, size_t len, const char *value, const char *sentence)
+{
+    bool longer = value && strlen(value) > VALUE_SHOWN;
+    log_plain("error: --%.*s%s%.*s%s: %s", (int)MIN(len, (size_t)VALUE_SHOWN), name,
+              value ? " " : "", VALUE_SHOWN, value ? value : "", longer ? "..." : "", sentence);
+}
+
 /* `word` is "--name" or "--name=..."; `next` the word behind it or NULL. Returns how many words
  * it took, or an error. */
 static int co_apply_option(const char *word, const char *next)
@@ -63,8 +71,7 @@ static int co_apply_option(const char *word, const char *next)
         rc = co_apply_value(o, value, &err);
     if (!rc)
         return equals ? 1 : 2;
-    log_plain("error: --%.*s%s%s: %s", (int)len, name, value ? " " : "", value ? value : "",
-              err.set ? err.msg : sr_strerror(rc));
+    report(name, len, value, err.set ? err.msg : sr_strerror(rc));
     return rc;
 }
 

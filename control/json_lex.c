@@ -79,7 +79,7 @@ static bool is_break(unsigned char c)
 static enum step stray(struct json_lexer *l, unsigned char c, struct error *err)
 {
     error_set(err, SR_EINVAL, "JSON parse error, stray '%.*s'", (int)l->token_len, l->token);
-    forget(l, is_break(c) ? START : RECOVERY);
+    forget(l, RECOVERY);
     return is_structural(c) ? AGAIN : TAKEN;
 }
 

@@ -16,6 +16,9 @@
  * deliver them, then the stream is aborted. The reader closes the stream last and frees everything.
  * The monitor that said quit ends that way by itself, behind its reply.
  *
+ * quit. No command runs after it, but the stream stays open until every node is flushed and closed: a
+ * client takes the end of its connection for the end of us.
+ *
  * Time stamps of events count from our start: there is no calendar here.
  *
  * Missing on purpose: out-of-band execution ("oob" is not offered), rate limits of events.
@@ -46,6 +49,7 @@ struct monitor {
     bool ending; /* nothing more is queued; the writer ends when the queue is empty */
     bool failed; /* output is lost: the stream was aborted */
     bool writer_done;
+    bool idle; /* the reader waits for bytes, which only an abort can end */
     struct json_lexer lexer;
     struct queue out;
     size_t pending;
@@ -56,6 +60,7 @@ struct monitor {
 };
 static struct list monitors = LIST_INIT(monitors);
 static unsigned count;
+static bool closing; /* the machine goes off, and everything else is closed already */
 
 unsigned qmp_monitors(void)
 {
@@ -263,7 +268,7 @@ static void co_input(struct monitor *m, size_t n)
         else if (err.set)
             reply_error(m, NULL, &err);
         value_free(v);
-        while (m->pending > PENDING_GOOD && !m->failed)
+        while (m->pending > PENDING_GOOD && !m->failed && !closing)
             co_yield ();
     }
 }
@@ -291,16 +296,29 @@ static void co_finish(struct monitor *m)
     count--;
 }
 
+/* Bytes into m->in; 0: no more will come. */
+static size_t co_receive(struct monitor *m)
+{
+    m->idle = true;
+    int rc = co_stream_wait(m->stream, 1, STREAM_FOREVER);
+    m->idle = false;
+    if (rc || m->failed)
+        return 0;
+    size_t n = MIN(m->stream->ops->available(m->stream), sizeof(m->in));
+    m->stream->ops->copy(m->stream, m->in, n, true);
+    return n;
+}
+
 static void co_reader(void *arg)
 {
     struct monitor *m = arg;
+    size_t n;
     m->reader = co_self();
     greet(m);
-    while (!m->failed && !system_quitting() && !co_stream_wait(m->stream, 1, STREAM_FOREVER)) {
-        size_t n = MIN(m->stream->ops->available(m->stream), sizeof(m->in));
-        m->stream->ops->copy(m->stream, m->in, n, true);
+    while (!m->failed && !system_quitting() && (n = co_receive(m)))
         co_input(m, n);
-    }
+    while (system_quitting() && !closing && !m->failed)
+        co_yield ();
     co_finish(m);
 }
 
@@ -331,20 +349,18 @@ void qmp_serve(struct stream *s, bool pretty)
     co_start(&m->start_reader, co_reader, m);
 }
 
-static bool any_pending(void)
-{
-    list_for_each (m, &monitors, struct monitor, link)
-        if (m->pending && !m->failed)
-            return true;
-    return false;
-}
-
+/* Who is idle and has said everything goes at once; the others finish by themselves, or late. */
 void co_qmp_close_all(uint64_t deadline_ns)
 {
-    while (count && board_clock_ns() < deadline_ns + LINGER_NS) {
-        if (!any_pending() || board_clock_ns() >= deadline_ns)
-            list_for_each (m, &monitors, struct monitor, link)
+    uint64_t late = MIN(deadline_ns, board_clock_ns() + LINGER_NS);
+    closing = true;
+    while (count && board_clock_ns() < late + LINGER_NS) {
+        list_for_each (m, &monitors, struct monitor, link) {
+            if ((m->idle && !m->pending) || board_clock_ns() >= late)
                 cut_off(m);
+            else
+                wake(m->reader);
+        }
         co_sleep_ns(1000000);
     }
 }

@@ -215,7 +215,7 @@ static int out_of_range(const struct decoder *d, const struct type *t, const str
 {
     char range[80];
     snprintf(range, sizeof(range), "a value between %lld and %llu", (long long)t->min,
-             (unsigned long long)(t->max ? t->max : INT64_MAX));
+             (unsigned long long)(t->max || t->min <= 0 ? t->max : INT64_MAX));
     return expects(d, at, t->name ? t->name : range);
 }
 

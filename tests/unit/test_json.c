@@ -239,6 +239,8 @@ static void test_stream(void **state)
     check_stream("{\"a\":nope,\"b\":[{}]}{}", "JSON parse error, invalid keyword 'nope'\n{}\n");
     check_stream("{\"a\":99999999999999999999}{}",
                  "JSON parse error, integer out of range '99999999999999999999'\n{}\n");
+    check_stream("{\"a\":\"\xff\"}{}",
+                 "JSON parse error, stray '\"\xff'\nJSON parse error, expecting value\n{}\n");
     check_stream("){}", "JSON parse error, stray ')'\n"
                         "{}\n");
 }
