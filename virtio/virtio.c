@@ -73,8 +73,10 @@ int virtio_queue(struct virtio_device *d, unsigned index, unsigned size, unsigne
 {
     ASSERT(index < VIRTIO_MAX_QUEUES && !d->queue[index]);
     unsigned max = MIN(d->ops->queue_max(d, index), VRING_MAX_SIZE);
-    if (!max)
-        return SR_ENODEV;
+    if (!max) {
+        log_line("virtio", "%s: has no queue %u", d->name, index);
+        return SR_EINVAL;
+    }
     struct virtq *q = sr_calloc(1, sizeof(*q));
     if (!q)
         return SR_ENOMEM;
@@ -97,11 +99,14 @@ int virtio_queue(struct virtio_device *d, unsigned index, unsigned size, unsigne
     return 0;
 }
 
-static void free_queues(struct virtio_device *d)
+static void co_free_queues(struct virtio_device *d)
 {
     for (unsigned i = 0; i < VIRTIO_MAX_QUEUES; i++) {
         if (!d->queue[i])
             continue;
+        co_hop(d->queue[i]->loop);
+        virtq_stop(d->queue[i]);
+        co_hop(0);
         virtq_free(d->queue[i]);
         sr_free(d->queue[i]);
         d->queue[i] = NULL;
@@ -237,7 +242,7 @@ void co_virtio_remove(struct virtio_device *d)
     while (!d->stopped)
         co_sleep_ns(STOP_NS / 1000);
     d->driver->forget(d);
-    free_queues(d);
+    co_free_queues(d);
 }
 
 int co_virtio_probe(struct virtio_device *d)

@@ -90,7 +90,7 @@ static inline bool virtio_has(const struct virtio_device *d, unsigned bit)
 }
 /* Makes and enables queue `index` on `loop`, with at most `size` entries. pieces: most in one chain
  * (VIRTIO_F_INDIRECT_DESC: a table of that length per entry); 1: chains are single pieces.
- * SR_ENODEV: the device has no such queue; SR_ENOMEM. */
+ * SR_EINVAL: the device has no such queue (a line says so); SR_ENOMEM. */
 int virtio_queue(struct virtio_device *d, unsigned index, unsigned size, unsigned pieces,
                  unsigned loop, struct virtq **q);
 /* DRIVER_OK: the device may work. */

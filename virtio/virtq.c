@@ -218,9 +218,22 @@ static void queue_disarm(struct poller *p)
         virtio_events(q->dev);
 }
 
+/* The hook of a loop is added on that loop, with its first queue; hooks stay for ever. */
+static void kicks_init(unsigned loop)
+{
+    struct kicks *k = &kicks[loop];
+    if (k->hook.run)
+        return;
+    list_init(&k->queues);
+    k->hook.run = kick_all;
+    turn_hook_add(&k->hook);
+}
+
 static void queue_start(struct loop_job *job)
 {
-    poller_add(&container_of(job, struct virtq, start)->poller);
+    struct virtq *q = container_of(job, struct virtq, start);
+    kicks_init(q->loop);
+    poller_add(&q->poller);
 }
 
 void virtq_start(struct virtq *q, bool (*poll)(struct poller *p))
@@ -237,17 +250,6 @@ void virtq_start(struct virtq *q, bool (*poll)(struct poller *p))
 }
 
 /* ---- Memory ---------------------------------------------------------------------------------- */
-
-/* The hook of a loop is added when its first queue is made; hooks stay for ever. */
-static void kicks_init(unsigned loop)
-{
-    struct kicks *k = &kicks[loop];
-    if (k->hook.run)
-        return;
-    list_init(&k->queues);
-    k->hook.run = kick_all;
-    turn_hook_add(&k->hook);
-}
 
 static void link_slots(struct virtq *q)
 {
@@ -289,16 +291,21 @@ int virtq_init(struct virtq *q, unsigned size, unsigned table_len, bool event_id
     link_slots(q);
     vring_store(used_event(q), UINT16_MAX);
     virtq_disarm(q);
-    kicks_init(q->loop);
+    if (q->loop == loop_id())
+        kicks_init(q->loop);
     return 0;
 }
 
-void virtq_free(struct virtq *q)
+void virtq_stop(struct virtq *q)
 {
     if (q->kick_pending)
         list_remove(&q->kick_link);
     if (q->poller.link.next)
         poller_remove(&q->poller);
+}
+
+void virtq_free(struct virtq *q)
+{
     if (q->memory)
         page_free(q->memory, q->memory_len);
     sr_free(q->slot);

@@ -136,8 +136,8 @@ void virtq_kick(struct virtq *q);
 /* Asks for an interrupt at the next completion; poll once more afterwards. */
 void virtq_arm(struct virtq *q);
 void virtq_disarm(struct virtq *q);
-/* Polls the queue on its loop from now on: `poll` finds the queue by container_of(p, struct virtq,
- * poller). */
+/* Polls the queue on its loop from now on; on another loop nothing is pushed before. `poll` finds
+ * the queue by virtq_of_poller. */
 void virtq_start(struct virtq *q, bool (*poll)(struct poller *p));
 static inline struct virtq *virtq_of_poller(struct poller *p)
 {
@@ -150,5 +150,6 @@ void *virtq_detach(struct virtq *q, uint16_t *id);
 /* By virtio.c. size is a power of two. table_len: pieces per chain, 0: no indirect tables.
  * SR_ENOMEM. */
 int virtq_init(struct virtq *q, unsigned size, unsigned table_len, bool event_idx);
-void virtq_free(struct virtq *q);
+void virtq_stop(struct virtq *q); /* on its loop: no more polls and kicks */
+void virtq_free(struct virtq *q); /* loop 0 */
 #endif

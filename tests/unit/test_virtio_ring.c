@@ -395,7 +395,7 @@ static void co_refused(void *arg)
     assert_int_equal(co_vdev_attach(&dev, "loop picky"), SR_ENOTSUP);
     dev.no_features_ok = false;
     dev.nqueues = 0;
-    assert_int_equal(co_vdev_attach(&dev, "loop bare"), SR_ENODEV);
+    assert_int_equal(co_vdev_attach(&dev, "loop bare"), SR_EINVAL);
     dev.nqueues = 1;
     dev.id = 0x7778;
     assert_int_equal(co_vdev_attach(&dev, "loop unknown"), SR_ENODEV);
