@@ -433,6 +433,7 @@ static void co_quit_body(void *arg)
     meet(&c);
     ask(&c, "{\"execute\": \"quit\", \"id\": 3}" QUERY, "{\"return\": {}, \"id\": 3}");
     assert_true(system_quitting());
+    co_qmp_close_all(board_clock_ns() + PATIENCE_NS);
     assert_null(next_line(&c));
     leave(&c);
 }
