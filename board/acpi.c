@@ -377,6 +377,24 @@ static void scan_name(struct acpi_info *info, const struct aml *a, size_t off,
     }
 }
 
+/* PCI Firmware 3.0, 4.1.3: a host bridge without an MCFG entry says by _CBA where its ECAM is, for
+ * all buses. A method's name follows its length of 1 to 4 bytes; ours does nothing but return. */
+static void scan_method(struct acpi_info *info, const struct aml *a, size_t off)
+{
+    uint64_t v;
+    if (off >= a->len || info->ecam.base)
+        return;
+    off += 1u + (a->p[off] >> 6);
+    if (!aml_match(a, off, "_CBA", 4) || !range_ok(off, 6, a->len) || a->p[off + 5] != AML_RETURN)
+        return;
+    off += 6;
+    if (!aml_integer(a, &off, &v) || !v || !is_aligned(v, 1u << 28))
+        return;
+    info->ecam = (struct acpi_window){v, 256u << 20};
+    info->ecam_first = 0;
+    info->ecam_last = 255;
+}
+
 static void scan_region(struct acpi_info *info, const struct aml *a, size_t off)
 {
     uint64_t v;
@@ -425,6 +443,7 @@ void acpi_scan_aml(struct acpi_info *info, const uint8_t *aml, size_t len)
     static const bool wanted[256] = {
         [AML_NAME] = true,      [AML_EXT] = true,         [RES_MEMORY32_FIXED] = true,
         [RES_INTERRUPT] = true, [RES_DWORD_SPACE] = true, [RES_QWORD_SPACE] = true,
+        [AML_METHOD] = true,
     };
     struct scan s = {.info = info, .aml = {aml, len}};
     unsigned virtio_before = info->virtio_count;
@@ -434,6 +453,8 @@ void acpi_scan_aml(struct acpi_info *info, const uint8_t *aml, size_t len)
             continue;
         if (b == AML_NAME)
             scan_name(info, &s.aml, i + 1, &s.device, &s.device_end);
+        else if (b == AML_METHOD)
+            scan_method(info, &s.aml, i + 1);
         else if (b == AML_EXT)
             scan_region(info, &s.aml, i + 1);
         else

@@ -19,8 +19,8 @@ def files(tmp):
 
 def test_errors_reach_their_user_only(files, tmp):
     with open(f'{tmp}/rules', 'w') as f:
-        f.write('[inject-error]\nevent = "read_aio"\nerrno = "5"\nsector = "2048"\n'
-                '[inject-error]\nevent = "write_aio"\nerrno = "28"\nsector = "4096"\n')
+        f.write('[inject-error]\nevent = "none"\niotype = "read"\nerrno = "5"\nsector = "2048"\n'
+                '[inject-error]\nevent = "none"\niotype = "write"\nerrno = "28"\nsector = "4096"\n')
     bad = f'driver=blkdebug,config={tmp}/rules,image.driver=file,image.filename={files[0]}'
     with VM(WORDS, [bad, files[1]], disk_options=',werror=report,rerror=report') as vm:
         h, other = vm.connect('v0'), vm.connect('v1')

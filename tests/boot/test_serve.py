@@ -31,7 +31,7 @@ def test_serves(machine, disks):
         assert 'strongroom: ' in console.splitlines()[0], console
         assert f'serial d0 size {os.path.getsize(disks[0])} block 512 ro 0' in console
         assert 'disk 1: virtio-blk' in console and 'ready: 2 exports' in console
-        run('qemu-img', 'compare', '-f', 'qcow2', '-F', 'raw', disks[0], vm.uri('vol0'))
+        run('qemu-img', 'compare', '-U', '-f', 'qcow2', '-F', 'raw', disks[0], vm.uri('vol0'))
         h = vm.connect('vol0')
         assert h.is_read_only()
         w = vm.connect('raw1')
@@ -48,7 +48,7 @@ def test_serves(machine, disks):
 
 def test_cpu_without_extensions(disks):
     with VM(VOL, disks, cpu='qemu64') as vm:
-        run('qemu-img', 'compare', '-f', 'qcow2', '-F', 'raw', disks[0], vm.uri('vol0'))
+        run('qemu-img', 'compare', '-U', '-f', 'qcow2', '-F', 'raw', disks[0], vm.uri('vol0'))
 
 
 def test_no_configuration(disks):

@@ -287,6 +287,25 @@ static void test_aml_damage(void **state)
     }
 }
 
+/* A host bridge that says where its ECAM is by _CBA; every cut of it; MCFG wins. */
+static void test_ecam_by_cba(void **state)
+{
+    (void)state;
+    static const uint8_t aml[] = {0x14, 0x0c, '_', 'C', 'B', 'A', 0, 0xa4, 0x0c, 0, 0, 0, 0xe0};
+    struct acpi_info a = {0};
+    acpi_scan_aml(&a, aml, sizeof(aml));
+    assert_int_equal(a.ecam.base, 0xe0000000);
+    assert_int_equal(a.ecam_last, 255);
+    for (size_t len = 0; len < sizeof(aml); len++) {
+        a = (struct acpi_info){0};
+        acpi_scan_aml(&a, aml, len);
+        assert_int_equal(a.ecam.base, 0);
+    }
+    a = (struct acpi_info){.ecam = {0xb0000000, 256u << 20}};
+    acpi_scan_aml(&a, aml, sizeof(aml));
+    assert_int_equal(a.ecam.base, 0xb0000000);
+}
+
 static void test_too_many_devices(void **state)
 {
     (void)state;
