@@ -3,9 +3,8 @@
  * Exports of type "nbd": a name, a description, and the connections that use it.
  *
  * Names are exact; the empty one is an alias while there is one export. What a client is told of
- * size and alignment is the node's: the size rounded down to whole blocks, so that every byte told
- * of can be read; the alignment as minimum block size, which binds only a client that asked for
- * NBD_INFO_BLOCK_SIZE. Others may do as they like, since the graph aligns for itself.
+ * size is the node's, rounded down to whole blocks, so that every byte told of can be read. The
+ * minimum block size is 1, since the graph aligns for itself; the alignment is in the preferred one.
  *
  * Closing. Requests that are under way end and are answered; new ones get ESHUTDOWN. When nothing
  * is left to be sent, or at the deadline, the streams are aborted, and the connections end by

@@ -60,7 +60,6 @@ struct nbd_conn {
     bool no_zeroes, fixed;
     bool status;         /* "base:allocation" is selected for exp */
     uint64_t status_for; /* ... during the handshake: serial of an export */
-    uint32_t min_block;  /* offsets and lengths must be multiples; 1: any */
 
     /* Transmission. */
     uint16_t allowed[NBD_CMDS]; /* command flags */

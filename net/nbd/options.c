@@ -114,10 +114,9 @@ static void info_text(struct haggle *h, enum nbd_info type, const char *text, si
 static void info_block_size(struct haggle *h, const struct nbd_export *x)
 {
     struct nbd_info_block_size b;
-    uint32_t min = nbd_export_alignment(x);
     be16_set(&b.type, NBD_INFO_BLOCK_SIZE);
-    be32_set(&b.minimum, min);
-    be32_set(&b.preferred, MAX(min, 4096u));
+    be32_set(&b.minimum, 1); /* the graph aligns for itself */
+    be32_set(&b.preferred, MAX(nbd_export_alignment(x), 4096u));
     be32_set(&b.maximum, NBD_MAX_PAYLOAD);
     haggle_reply(h, NBD_REP_INFO, &b, sizeof(b));
 }
@@ -163,7 +162,6 @@ int co_opt_info(struct haggle *h)
     info_export(h, x);
     haggle_reply(h, NBD_REP_ACK, NULL, 0);
     if (go) {
-        c->min_block = w.block_size ? nbd_export_alignment(x) : 1;
         nbd_export_attach(x, c);
     } else {
         c->status = status;

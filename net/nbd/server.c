@@ -70,7 +70,7 @@ static struct nbd_conn *conn_open(struct stream *s)
     struct nbd_conn *c = pool_try_get(&conn_pool, NULL);
     if (!c)
         return NULL;
-    *c = (struct nbd_conn){.stream = s, .min_block = 1};
+    *c = (struct nbd_conn){.stream = s};
     if (co_stacks_free() < NBD_STACK_RESERVE || open_credits(c)) {
         pool_put(&conn_pool, NULL, c);
         return NULL;

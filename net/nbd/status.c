@@ -4,9 +4,7 @@
  * holds. Clients ask on from where a reply ends, so a small bound costs a round trip and saves the
  * others from one client's walk through a large map.
  *
- * An extent never leaves the range that was asked for, so REQ_ONE is simply a bound of one. Lengths
- * are multiples of the minimum block size that the client was told: an extent that ends inside a
- * block gives that whole block to the status "data" (0), which is always safe to report.
+ * An extent never leaves the range that was asked for, so REQ_ONE is simply a bound of one.
  */
 #include "net/nbd/nbd.h"
 
@@ -65,12 +63,6 @@ static int co_status_at(struct nbd_request *r, uint64_t off, uint64_t len, struc
     struct child *root = co_nbd_gate(r);
     int rc = co_blk_status_above(root, off, len, st);
     nbd_gate_leave(r);
-    uint32_t block = r->conn->min_block;
-    if (!rc && st->len < len && !is_aligned(st->len, block)) {
-        if (st->len < block)
-            *st = (struct blk_status){.flags = BLK_DATA, .len = block};
-        st->len = align_down(st->len, block);
-    }
     return rc;
 }
 
@@ -107,7 +99,7 @@ void co_nbd_status(struct nbd_request *r)
         .at = r->buf->data + head,
         .max = r->flags & NBD_CMD_FLAG_REQ_ONE ? 1 : (unsigned)((NBD_STATUS_BUF - head) / size),
         .ext = ext,
-        .limit = ext ? UINT64_MAX : align_down(UINT32_MAX, c->min_block),
+        .limit = ext ? UINT64_MAX : UINT32_MAX,
     };
     r->error = co_collect(r, &x);
     if (r->error) {

@@ -323,7 +323,8 @@ int main(void)
         cmocka_unit_test(test_reads_a_machine),  cmocka_unit_test(test_memory_ends_anywhere),
         cmocka_unit_test(test_bad_sums),         cmocka_unit_test(test_circles),
         cmocka_unit_test(test_lengths_that_lie), cmocka_unit_test(test_madt_entries_that_lie),
-        cmocka_unit_test(test_aml_damage),       cmocka_unit_test(test_too_many_devices),
+        cmocka_unit_test(test_aml_damage),       cmocka_unit_test(test_ecam_by_cba),
+        cmocka_unit_test(test_too_many_devices),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

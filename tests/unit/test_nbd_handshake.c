@@ -317,7 +317,7 @@ TEST(info_contents)
     assert_true(in.name && in.description && in.block_size);
     assert_string_equal(in.text[0], "one");
     assert_string_equal(in.text[1], DESCRIPTION);
-    assert_int_equal(in.min, 512);
+    assert_int_equal(in.min, 1);
     assert_true(is_pow2(in.pref) && in.pref >= 512 && in.pref >= in.min);
     assert_true(in.max >= in.pref && in.max >= 32u << 20);
     say_info(c, NBD_OPT_INFO, "two", all);
