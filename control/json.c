@@ -43,7 +43,7 @@ static struct value *convert_double(struct json_object *o, struct conversion *c)
 {
     double d = json_object_get_double(o);
     if (__builtin_isfinite(d))
-        return value_double(d);
+        return value_double(d + 0.0); /* no negative zero: it would be printed as an integer */
     c->fault = "JSON parse error, number out of range";
     return NULL;
 }

@@ -24,6 +24,7 @@ struct json_lexer {
     size_t token_len;
     unsigned utf8_left, utf8_low, utf8_high; /* continuation bytes wanted, and range of the next */
     unsigned hex_left, unit, high_unit;      /* \u escapes: digits wanted, value, first surrogate */
+    uint32_t pair;                           /* the character of a pair just read, or 0 */
     uint64_t magnitude;                      /* of the integer being read */
     bool too_large, fraction;
     int braces, brackets;

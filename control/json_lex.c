@@ -12,7 +12,7 @@
  * byte is where a document may begin; a client that lost its place sends 0xff and a newline.
  *
  * json-c is lenient in ways that matter (it takes single quotes, makes 2^64 - 1 of larger integers,
- * replaces bad UTF-8 and duplicate keys), and it does not survive a failing allocation. So it sees
+ * replaces bad UTF-8 and duplicate keys, loses some characters outside the BMP), and it does not survive a failing allocation. So it sees
  * only what passed here: strings without control bytes, NUL, bad UTF-8 or half surrogate pairs,
  * numbers in range, the three keywords, and a document of bounded size, depth and number of tokens.
  *
@@ -257,6 +257,8 @@ static enum step escape_unit(struct json_lexer *l, struct error *err)
         bad_escape(l, err, unit);
     else if (high && !is_low)
         bad_escape(l, err, high);
+    else if (high)
+        l->pair = 0x10000 + ((high - 0xd800) << 10) + (unit - 0xdc00);
     return TAKEN;
 }
 
@@ -371,6 +373,21 @@ static void keep(struct json_lexer *l, char c, struct error *err)
     }
 }
 
+/* json-c decodes surrogate pairs, but takes some of what comes out (U+1D800, say) for surrogates
+ * again: so it gets the character itself for the 12 bytes that were just kept. */
+static void keep_pair(struct json_lexer *l)
+{
+    uint32_t c = l->pair;
+    l->pair = 0;
+    if (!c || l->discard)
+        return;
+    char utf8[] = {(char)(0xf0 | c >> 18), (char)(0x80 | (c >> 12 & 0x3f)),
+                   (char)(0x80 | (c >> 6 & 0x3f)), (char)(0x80 | (c & 0x3f)), 0};
+    l->len -= 12;
+    memcpy(l->text + l->len, utf8, sizeof(utf8));
+    l->len += 4;
+}
+
 static bool complete(const struct json_lexer *l)
 {
     bool open = (l->braces > 0 || l->brackets > 0) && l->braces >= 0 && l->brackets >= 0;
@@ -396,6 +413,7 @@ size_t json_feed(struct json_lexer *l, const char *bytes, size_t n, struct value
         bool between = !l->tokens && (l->state == START || l->state == RECOVERY);
         if (s == TAKEN && !between)
             keep(l, bytes[i], err);
+        keep_pair(l);
         i += s == TAKEN;
         finish(l, done, err);
         if (*done || err->set)

@@ -52,7 +52,7 @@ static void check_text(const struct value *v)
         panic("printed and not read: %s", err.msg);
     char *again = json_print(back, false, &again_len);
     if (len != again_len || memcmp(text, again, len))
-        panic("printed twice, differently");
+        panic("printed twice, differently: %s, %s", text, again);
     sr_free(text);
     sr_free(again);
     value_free(back);
