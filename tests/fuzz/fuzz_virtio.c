@@ -392,8 +392,10 @@ static void co_pci(void *arg)
 {
     struct pci_dev *p = arg;
     registry_for_each (pci_driver, it)
-        if ((*it)->match(p) && !(*it)->probe(p) && p->driver_data)
+        if ((*it)->match(p) && !(*it)->probe(p) && p->driver_data) {
             co_virtio_remove(p->driver_data);
+            sr_free(p->driver_data);
+        }
     ended = true;
 }
 

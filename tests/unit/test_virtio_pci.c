@@ -127,6 +127,11 @@ static void co_good(void)
     assert_int_equal(co_try(), 0);
     assert_int_equal(reg(VIRTIO_PCI_QUEUE_VECTOR, 2), 0);
     prepare();
+    cap(0xb0, 0, VIRTIO_PCI_CAP_COMMON, 0, 256, 56); /* a second one is not looked at */
+    config[0x91] = 0xb0;
+    assert_int_equal(co_try(), 0);
+    assert_int_equal(reg(VIRTIO_PCI_QUEUE_ENABLE, 2), 1);
+    prepare();
     cap(0x50, 0xa0, VIRTIO_PCI_CAP_COMMON, 6, 0, 56); /* not usable; the next of its kind is */
     cap(0xa0, 0x60, VIRTIO_PCI_CAP_COMMON, 0, 0, 56);
     assert_int_equal(co_try(), 0);
@@ -236,7 +241,8 @@ static void co_mmio(void *arg)
     page = calloc(1, BAR);
     assert_int_equal(try_mmio(512), SR_ENODEV); /* not virtio at all */
     set(VIRTIO_MMIO_MAGIC, VIRTIO_MMIO_MAGIC_VALUE);
-    assert_int_equal(try_mmio(512), SR_ENODEV); /* an empty slot */
+    set(VIRTIO_MMIO_VERSION, 77);
+    assert_int_equal(try_mmio(512), SR_ENODEV); /* an empty slot, whatever version it is of */
     set(VIRTIO_MMIO_DEVICE_ID, VIRTIO_ID_ENTROPY);
     set(VIRTIO_MMIO_VERSION, 1);
     assert_int_equal(try_mmio(512), SR_ENODEV); /* legacy: said */
