@@ -25,12 +25,12 @@
 #include "virtio/virtio.h"
 #include <stdio.h>
 
-#define RING_SIZE       128u
-#define RING_SIZE_SMALL 32u /* on a machine with less than SMALL_RAM */
-#define SMALL_RAM       (16ull << 20)
-#define MAX_PIECES      126u /* of data; a table of 128 descriptors is 2 KiB */
-#define PROBE_NS        (3ull * 1000000000)
-#define STATUS_PENDING  0xffu
+#define RING_SIZE      128u
+#define RING_SIZE_MIN  32u
+#define RING_SHARE     128u /* a ring takes at most this part of the free memory, above the minimum */
+#define MAX_PIECES     126u /* of data; a table of 128 descriptors is 2 KiB */
+#define PROBE_NS       (3ull * 1000000000)
+#define STATUS_PENDING 0xffu
 
 struct wire {
     struct virtio_blk_req header;
@@ -273,11 +273,20 @@ static void config_changed(struct virtio_device *d)
 
 /* ---- Probe ----------------------------------------------------------------------------------- */
 
+/* Most of a ring are its tables of descriptors. A hundred disks share the memory that there is. */
+static unsigned ring_size(const struct blk *b)
+{
+    unsigned size = RING_SIZE;
+    size_t table = (b->pieces + 2) * sizeof(struct vring_desc);
+    while (size > RING_SIZE_MIN && size * table > page_free_bytes() / RING_SHARE)
+        size /= 2;
+    return size;
+}
+
 static int make_lane(struct blk *b, unsigned i)
 {
     struct lane *l = &b->lane[i];
-    unsigned size = board_ram_bytes() < SMALL_RAM ? RING_SIZE_SMALL : RING_SIZE;
-    int rc = virtio_queue(b->dev, i, size, b->pieces + 2, i, &l->q);
+    int rc = virtio_queue(b->dev, i, ring_size(b), b->pieces + 2, i, &l->q);
     if (rc)
         return rc;
     queue_init(&l->line);
