@@ -72,7 +72,7 @@ size_t pools_min_bytes(void);
 /* SR_ENOMEM when even the minimum does not fit. */
 int pools_init(size_t budget);
 size_t pools_bytes(void); /* what all pools hold */
-void pools_print(void); /* the table, one log line per pool, and the sum */
+void pools_print(void);   /* the table, one log line per pool, and the sum */
 
 void *pool_try_get(struct pool *p, struct credit *c); /* NULL: none for this holder now; c may be
                                                          NULL (then only unreserved ones) */
