@@ -12,9 +12,8 @@
  * pending, so a peer that does not read stops being served. Events do not wait: a peer that leaves
  * 1 MiB of output unread is cut off.
  *
- * End. Who closes its side may still want its replies (a shell's pipe): the writer has two seconds to
- * deliver them, then the stream is aborted. The reader closes the stream last and frees everything.
- * The monitor that said quit ends that way by itself, behind its reply.
+ * End. Who closes his side may still want his replies (a shell's pipe): the reader waits for the
+ * writer, which ends when all is said or the stream fails, closes the stream, and frees everything.
  *
  * quit. No command runs after it, but the stream stays open until every node is flushed and closed: a
  * client takes the end of its connection for the end of us.
@@ -34,7 +33,7 @@
 #define MAX_MONITORS 8u
 #define PENDING_MAX  (1u << 20)    /* a peer that leaves more unread is cut off */
 #define PENDING_GOOD (64u << 10)   /* below it the next command may run */
-#define LINGER_NS    2000000000ull /* for what is queued when the peer has closed its side */
+#define CLOSE_NS     2000000000ull /* when all ends: for the last replies, then for closing */
 #define IN_BYTES     512u
 
 struct message {
@@ -54,7 +53,6 @@ struct monitor {
     struct queue out;
     size_t pending;
     struct co *reader, *writer; /* while they run */
-    struct timer linger;
     struct co_start start_reader, start_writer;
     char in[IN_BYTES];
 };
@@ -275,21 +273,14 @@ static void co_input(struct monitor *m, size_t n)
 
 /* ---- Life ------------------------------------------------------------------------------------ */
 
-static void lingered(struct timer *t)
-{
-    cut_off(container_of(t, struct monitor, linger));
-}
-
 static void co_finish(struct monitor *m)
 {
     m->ending = true;
-    list_remove(&m->link);
-    timer_set(&m->linger, board_clock_ns() + LINGER_NS);
     wake(m->writer);
     while (!m->writer_done)
         co_yield ();
-    timer_cancel(&m->linger);
     m->reader = NULL;
+    list_remove(&m->link);
     co_stream_close(m->stream);
     json_lexer_free(&m->lexer);
     sr_free(m);
@@ -343,7 +334,6 @@ void qmp_serve(struct stream *s, bool pretty)
     m->pretty = pretty;
     json_lexer_init(&m->lexer);
     queue_init(&m->out);
-    timer_init(&m->linger, lingered);
     list_append(&monitors, &m->link);
     co_start(&m->start_writer, co_writer, m);
     co_start(&m->start_reader, co_reader, m);
@@ -352,9 +342,9 @@ void qmp_serve(struct stream *s, bool pretty)
 /* Who is idle and has said everything goes at once; the others finish by themselves, or late. */
 void co_qmp_close_all(uint64_t deadline_ns)
 {
-    uint64_t late = MIN(deadline_ns, board_clock_ns() + LINGER_NS);
+    uint64_t late = MIN(deadline_ns, board_clock_ns() + CLOSE_NS);
     closing = true;
-    while (count && board_clock_ns() < late + LINGER_NS) {
+    while (count && board_clock_ns() < late + CLOSE_NS) {
         list_for_each (m, &monitors, struct monitor, link) {
             if ((m->idle && !m->pending) || board_clock_ns() >= late)
                 cut_off(m);
