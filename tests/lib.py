@@ -6,6 +6,7 @@ Ports are picked free at run time; only processes started here are ended, by pid
 """
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -109,7 +110,7 @@ class Served:
             time.sleep(.004)
 
     def ready(self):
-        self.wait('the ready line', lambda: 'ready: ' in self.console())
+        self.wait('the ready line', lambda: re.search(r'ready: \d+ exports\n', self.console()))
         return self
 
     def status(self, timeout=PATIENCE):
