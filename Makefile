@@ -235,7 +235,7 @@ PROGRAMS := $(foreach a,$(FW_ARCHES),$(BUILD)/$a/strongroom.elf $(BUILD)/$a/stro
 RUN_TESTS := $(PYTHON) tools/check/run_tests.py --build $(BUILD) --fuzz-runs $(FUZZ_RUNS)
 
 .PHONY: all firmware host asan libs unit tsan fuzz test test-long check bench bench-check run size \
-        deps format clean help
+        deps reference format clean help
 
 all: $(PROGRAMS) ## the firmware, the host form and the bridge (the default)
 firmware: $(FW_ARCHES:%=$(BUILD)/%/strongroom.elf) ## the firmware only
@@ -275,6 +275,9 @@ run: deps all ## boot the firmware in QEMU
 
 size: all ## bytes of text, data and bss per folder, and of every pool
 	$(Q)$(PYTHON) tools/size.py $(BUILD)
+
+reference: host ## write docs/reference.md from the tables
+	$(Q)$(PYTHON) tools/reference.py $(BUILD)/host/strongroom >docs/reference.md
 
 format: ## let clang-format rewrite our sources
 	$(Q)git ls-files '*.c' '*.h' | xargs -r clang-format -i

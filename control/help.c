@@ -41,14 +41,26 @@ static void print_type(const struct type *t)
     }
 }
 
+static void print_fields(const struct field *f, const char *prefix);
+static void print_branches(const struct type *t, const char *prefix, const char *indent);
+
+/* An object inside: its keys, dotted. */
+static void print_object(const struct type *t, const char *name)
+{
+    char prefix[100];
+    snprintf(prefix, sizeof(prefix), "%s.", name);
+    print_fields(t->fields, prefix);
+    if (t->kind == TYPE_UNION)
+        print_branches(t, prefix, "    ");
+}
+
 static void print_fields(const struct field *f, const char *prefix)
 {
     for (; f && f->name; f++) {
         char name[96];
         snprintf(name, sizeof(name), "%s%s", prefix, f->name);
-        if (f->type->kind == TYPE_STRUCT) {
-            strncat(name, ".", sizeof(name) - strlen(name) - 1);
-            print_fields(f->type->fields, name);
+        if (f->type->kind == TYPE_STRUCT || f->type->kind == TYPE_UNION) {
+            print_object(f->type, name);
             continue;
         }
         printf("    %s%s=", f->flags & FIELD_OPTIONAL ? "[" : "", name);
@@ -65,7 +77,7 @@ static int by_text(const void *a, const void *b)
     return strcmp(*(const char *const *)a, *(const char *const *)b);
 }
 
-static void print_branches(const struct type *t)
+static void print_branches(const struct type *t, const char *prefix, const char *indent)
 {
     const char *tags[256];
     size_t n = 0;
@@ -74,9 +86,33 @@ static void print_branches(const struct type *t)
     qsort(tags, n, sizeof(tags[0]), by_text);
     for (size_t i = 0; i < n; i++) {
         const struct type *b = t->branch(tags[i]);
-        printf("  %s=%s\n", t->tag, tags[i]);
+        printf("%s%s%s=%s\n", indent, prefix, t->tag, tags[i]);
         if (b)
-            print_fields(b->fields, "");
+            print_fields(b->fields, prefix);
+    }
+}
+
+static void print_command(const struct command *c)
+{
+    printf("\n%s  %s\n", c->name, c->doc ? c->doc : "");
+    if (c->args)
+        print_fields(c->args->fields, "");
+}
+
+/* Sorted by name: n is small. */
+static void print_commands(void)
+{
+    const char *last = "";
+    for (;;) {
+        const struct command *next = NULL;
+        registry_for_each (command, it) {
+            if (strcmp((*it)->name, last) > 0 && (!next || strcmp((*it)->name, next->name) < 0))
+                next = *it;
+        }
+        if (!next)
+            return;
+        print_command(next);
+        last = next->name;
     }
 }
 
@@ -105,8 +141,12 @@ int control_print_help(const char *option)
         printf("\n--%s  %s\n", all[i]->name, all[i]->doc ? all[i]->doc : "");
         print_fields(t->fields, "");
         if (t->kind == TYPE_UNION)
-            print_branches(t);
+            print_branches(t, "", "  ");
         found = true;
+    }
+    if (!option) {
+        printf("\nQMP commands\n");
+        print_commands();
     }
     if (!found)
         fprintf(stderr, "strongroom: no option --%s\n", option);
