@@ -50,6 +50,8 @@ struct tx_job {
     u16_t ip_len, headers; /* of the IP header; of Ethernet, IP and TCP together */
     u16_t payload, off;    /* of TCP; what was segmented so far */
     bool tso, cut;         /* the card can segment; we do (also) */
+    uint32_t pseudo;       /* sum of the pseudo-header but for the length */
+    uint32_t ip_sum;       /* cut, IPv4: of the header but for length, identification and sum */
 };
 /* A frame that we cut: its own headers, and a reference to the job's payload. */
 struct tx_frame {
@@ -122,10 +124,25 @@ static void frame_done(void *cookie)
 
 /* ---- Headers and sums ---- */
 
-static uint64_t pseudo_sum(const struct tx_job *j, const uint8_t *ip, size_t tcp_len)
+static bool is_v6(const struct tx_job *j)
 {
-    uint64_t sum = j->ip_len == IP6_HLEN ? net_sum(ip + 8, 32) : net_sum(ip + 12, 8);
-    return sum + lwip_htons(IP_PROTO_TCP) + lwip_htons((u16_t)tcp_len);
+    return j->ip_len == IP6_HLEN;
+}
+
+/* What the sums of all frames of a job have in common. */
+static void prepare_sums(struct tx_job *j, const uint8_t *ip)
+{
+    uint64_t addresses = is_v6(j) ? net_sum(ip + 8, 32) : net_sum(ip + 12, 8);
+    j->pseudo = net_fold(addresses) + lwip_htons(IP_PROTO_TCP);
+    if (!j->cut || is_v6(j))
+        return;
+    uint8_t copy[60];
+    memcpy(copy, ip, MIN(j->ip_len, sizeof(copy)));
+    struct ip_hdr *h = (struct ip_hdr *)copy;
+    IPH_LEN_SET(h, 0);
+    IPH_ID_SET(h, 0);
+    IPH_CHKSUM_SET(h, 0);
+    j->ip_sum = net_fold(net_sum(copy, j->ip_len));
 }
 
 /* The sum of a list of pieces, each beginning at any position: an odd one has its bytes swapped. */
@@ -148,7 +165,7 @@ static void set_sum(const struct tx_job *j, const struct seg *seg, unsigned n, s
 {
     uint8_t *ip = (uint8_t *)seg->base + SIZEOF_ETH_HDR;
     struct tcp_hdr *th = (struct tcp_hdr *)(ip + j->ip_len);
-    uint64_t sum = pseudo_sum(j, ip, tcp_len);
+    uint32_t sum = j->pseudo + lwip_htons((u16_t)tcp_len);
     if (j->port->nic->features & NIC_CSUM) {
         th->chksum = net_fold(sum);
         m->csum = true;
@@ -164,7 +181,7 @@ static void set_gso(const struct tx_job *j, size_t payload, struct nic_tx_meta *
 {
     if (payload <= j->wire)
         return;
-    m->gso = j->ip_len == IP6_HLEN ? 6 : 4;
+    m->gso = is_v6(j) ? 6 : 4;
     m->gso_size = j->wire;
     m->hdr_len = j->headers;
 }
@@ -247,18 +264,22 @@ static size_t next_part(const struct tx_job *j, unsigned *n)
 /* The headers of the part at j->off, made from those of the whole. */
 static void cut_headers(const struct tx_job *j, uint8_t *h, u16_t len)
 {
-    memcpy(h, j->p->payload, j->headers);
+    if (likely(j->headers == SIZEOF_ETH_HDR + IP_HLEN + TCP_HLEN))
+        memcpy(h, j->p->payload, SIZEOF_ETH_HDR + IP_HLEN + TCP_HLEN);
+    else
+        memcpy(h, j->p->payload, j->headers);
     uint8_t *ip = h + SIZEOF_ETH_HDR;
     struct tcp_hdr *th = (struct tcp_hdr *)(ip + j->ip_len);
     u16_t tcp_len = (u16_t)(j->headers - SIZEOF_ETH_HDR - j->ip_len + len);
-    if (j->ip_len == IP6_HLEN) {
+    if (is_v6(j)) {
         IP6H_PLEN_SET((struct ip6_hdr *)ip, tcp_len);
     } else {
         struct ip_hdr *i4 = (struct ip_hdr *)ip;
-        IPH_LEN_SET(i4, lwip_htons((u16_t)(j->ip_len + tcp_len)));
-        IPH_ID_SET(i4, lwip_htons((u16_t)(lwip_ntohs(IPH_ID(i4)) + j->off / j->wire)));
-        IPH_CHKSUM_SET(i4, 0);
-        IPH_CHKSUM_SET(i4, (u16_t)~net_fold(net_sum(i4, j->ip_len)));
+        u16_t len4 = lwip_htons((u16_t)(j->ip_len + tcp_len));
+        u16_t id = lwip_htons((u16_t)(lwip_ntohs(IPH_ID(i4)) + j->off / j->wire));
+        IPH_LEN_SET(i4, len4);
+        IPH_ID_SET(i4, id);
+        IPH_CHKSUM_SET(i4, (u16_t)~net_fold(j->ip_sum + len4 + id));
     }
     th->seqno = lwip_htonl(lwip_ntohl(th->seqno) + j->off);
     if (j->off + len < j->payload)
@@ -361,8 +382,10 @@ static bool look_at_tcp(struct tx_job *j, const struct tcp_pcb *pcb)
     j->headers = (u16_t)(SIZEOF_ETH_HDR + j->ip_len + TCPH_HDRLEN_BYTES(th));
     j->payload = (u16_t)(j->p->tot_len - j->headers);
     j->wire = (u16_t)(j->port->netif.mtu - j->ip_len - sizeof(*th));
-    if (!j->payload)
+    if (!j->payload) {
+        prepare_sums(j, ip);
         return true;
+    }
     pcb = pcb ? pcb : find_pcb(th);
     if (!pcb)
         return false;
@@ -372,6 +395,7 @@ static bool look_at_tcp(struct tx_job *j, const struct tcp_pcb *pcb)
     j->wire = net_wire(pcb);
     j->tso = j->port->nic->features & (v6 ? NIC_TSO6 : NIC_TSO4);
     j->cut = (j->payload > j->wire && !j->tso) || pbuf_clen(j->p) > max_pieces(j->port);
+    prepare_sums(j, ip);
     return true;
 }
 

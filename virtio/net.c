@@ -242,10 +242,12 @@ static int transmit(struct nic *nic, struct iov frame, const struct nic_tx_meta 
     struct virtio_net_hdr *h = &n->head[c.id];
     fill_header(h, m);
     virtq_out(&c, h, HDR);
-    void *p;
-    size_t len;
-    while (iov_next(&frame, &p, &len))
-        virtq_out(&c, p, len);
+    const struct seg *s = frame.seg;
+    for (size_t left = frame.len, skip = frame.skip; left; s++, skip = 0) {
+        size_t len = MIN(s->len - skip, left);
+        virtq_out(&c, (char *)s->base + skip, len);
+        left -= len;
+    }
     n->sent[c.id] = (struct sent){done, cookie};
     virtq_push(n->tx, &c, &n->sent[c.id]);
     return 0;
