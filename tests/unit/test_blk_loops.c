@@ -4,53 +4,13 @@
  * other loop, straight requests where they were born, tracked ones on the home loop. Meant for TSan.
  */
 #include "tests/unit/support.h"
+#include "tests/unit/support_loops.h"
 #include "tests/unit/memdisk.h"
 
-#include <pthread.h>
-#include <semaphore.h>
 #include <string.h>
 
 #define CLIENTS 6
 #define DRAINS  200u
-
-static sem_t up;
-static pthread_t thread;
-
-static void *second(void *arg)
-{
-    loop_enter(1);
-    co_init(16, 0); /* the first loop waits: nobody else allocates pages */
-    sem_post(&up);
-    loop_run();
-    return arg;
-}
-
-static int setup(void **state)
-{
-    (void)state;
-    page_init();
-    loop_init(2);
-    assert_int_equal(pools_init(0), 0);
-    co_init(32, 0);
-    sem_init(&up, 0, 0);
-    assert_int_equal(pthread_create(&thread, NULL, second, NULL), 0);
-    sem_wait(&up);
-    return 0;
-}
-
-static void run_stop(struct loop_job *job)
-{
-    (void)job;
-    loop_stop();
-}
-
-static int teardown(void **state)
-{
-    static struct loop_job job = {.run = run_stop};
-    (void)state;
-    loop_post(1, &job);
-    return pthread_join(thread, NULL);
-}
 
 struct client {
     struct co_start start;
@@ -153,5 +113,5 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_two_loops),
     };
-    return cmocka_run_group_tests(tests, setup, teardown);
+    return cmocka_run_group_tests(tests, two_loops_start, two_loops_stop);
 }

@@ -3,54 +3,13 @@
  * Two loops on two threads: posts, hops and wake-ups across, sleeping included. Meant for TSan.
  */
 #include "tests/unit/support.h"
-
-#include <pthread.h>
-#include <semaphore.h>
+#include "tests/unit/support_loops.h"
 
 #include "kernel/loop.h"
 #include "kernel/page.h"
 #include "kernel/pool.h"
 
 #define ROUNDS 2000u
-
-static sem_t up;
-static pthread_t thread;
-
-static void *second(void *arg)
-{
-    loop_enter(1);
-    co_init(4, 0); /* the first loop waits: nobody else allocates pages */
-    sem_post(&up);
-    loop_run();
-    return arg;
-}
-
-static int setup(void **state)
-{
-    (void)state;
-    page_init();
-    loop_init(2);
-    assert_int_equal(pools_init(0), 0);
-    co_init(8, 0);
-    sem_init(&up, 0, 0);
-    assert_int_equal(pthread_create(&thread, NULL, second, NULL), 0);
-    sem_wait(&up);
-    return 0;
-}
-
-static void run_stop(struct loop_job *job)
-{
-    (void)job;
-    loop_stop();
-}
-
-static int teardown(void **state)
-{
-    static struct loop_job job = {.run = run_stop};
-    (void)state;
-    loop_post(1, &job);
-    return pthread_join(thread, NULL);
-}
 
 static void run(co_fn *fn, void *arg)
 {
@@ -85,7 +44,7 @@ static void test_hop(void **state)
     run(co_hopper, NULL);
     assert_int_equal(visits[0], ROUNDS / 2);
     assert_int_equal(visits[1], ROUNDS / 2);
-    assert_int_equal(co_stacks_free(), 8);
+    assert_int_equal(co_stacks_free(), TWO_LOOPS_STACKS);
 }
 
 /* One that ends on the other loop: its stack comes home. */
@@ -112,7 +71,7 @@ static void test_end_elsewhere(void **state)
 {
     (void)state;
     run(co_end_elsewhere, NULL);
-    assert_int_equal(co_stacks_free(), 8);
+    assert_int_equal(co_stacks_free(), TWO_LOOPS_STACKS);
 }
 
 /* ---- wake-ups across ---- */
@@ -160,7 +119,7 @@ static void test_ping_pong(void **state)
     (void)state;
     run(co_game, NULL);
     test_settle();
-    assert_int_equal(co_stacks_free(), 8);
+    assert_int_equal(co_stacks_free(), TWO_LOOPS_STACKS);
 }
 
 /* ---- posts keep their order ---- */
@@ -204,5 +163,5 @@ int main(void)
         cmocka_unit_test(test_ping_pong),
         cmocka_unit_test(test_posts_in_order),
     };
-    return cmocka_run_group_tests(tests, setup, teardown);
+    return cmocka_run_group_tests(tests, two_loops_start, two_loops_stop);
 }

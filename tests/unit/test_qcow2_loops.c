@@ -4,10 +4,9 @@
  * while the other replaces them. Meant for TSan; the content is checked in any build.
  */
 #include "tests/unit/support.h"
+#include "tests/unit/support_loops.h"
 #include "tests/unit/support_qcow2.h"
 
-#include <pthread.h>
-#include <semaphore.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -15,8 +14,6 @@
 #define READERS 6
 #define READS   1500u
 
-static sem_t up;
-static pthread_t thread;
 static struct image image;
 
 /* A file without any state that loops could quarrel over. */
@@ -39,42 +36,6 @@ static int co_flat_preadv(struct node *n, uint64_t off, struct iov v, unsigned f
 static const struct blk_driver test_flat = {
     .name = "flat", .protocol = true, .co_open = co_flat_open, .co_preadv = co_flat_preadv};
 REGISTER(blk_driver, test_flat);
-
-static void *second(void *arg)
-{
-    loop_enter(1);
-    co_init(16, 0); /* the first loop waits: nobody else allocates pages */
-    sem_post(&up);
-    loop_run();
-    return arg;
-}
-
-static int setup(void **state)
-{
-    (void)state;
-    page_init();
-    loop_init(2);
-    assert_int_equal(pools_init(0), 0);
-    co_init(32, 2);
-    sem_init(&up, 0, 0);
-    assert_int_equal(pthread_create(&thread, NULL, second, NULL), 0);
-    sem_wait(&up);
-    return 0;
-}
-
-static void run_stop(struct loop_job *job)
-{
-    (void)job;
-    loop_stop();
-}
-
-static int teardown(void **state)
-{
-    static struct loop_job job = {.run = run_stop};
-    (void)state;
-    loop_post(1, &job);
-    return pthread_join(thread, NULL);
-}
 
 struct reader {
     struct co_start start;
@@ -146,5 +107,5 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_two_loops),
     };
-    return cmocka_run_group_tests(tests, setup, teardown);
+    return cmocka_run_group_tests(tests, two_loops_start, two_loops_stop);
 }
