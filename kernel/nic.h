@@ -10,7 +10,8 @@
  * Receiving lends: rx(nic, frame) gives a chain of buffers that the network room owns until
  * nic->ops->rx_return. Headers (Ethernet, IP, TCP) are contiguous in the first buffer. A frame may
  * be up to 65549 bytes when GUEST_TSO was negotiated. Buffers may come back from within rx, in any
- * order, singly or chained; an eighth of them never stays out for long.
+ * order, singly or chained; those of one large frame never stay out for long.
+ * With GUEST_TSO there are enough for three large frames, or one held back would block the next.
  *
  * Transmitting: done() is called from every poll, before frames are received in it, so that memory
  * is not given back to its owner while an old frame still refers to it. There is no interrupt for

@@ -9,7 +9,8 @@
  * n bytes are there (for n > STREAM_WAIT_SURE it may be content with less when memory is short; who
  * asks for that much looks at loan->len, or at available()); stream_borrow hands out the next bytes
  * as an iov over a caller's loan; they stay valid until stream_release (which opens the peer's
- * window again). Loans may be released in any order. One reader coroutine per stream.
+ * window again). Loans may be released in any order. One reader coroutine per stream; it may wait
+ * while others hold loans, but not while it is itself the one to give them back.
  *
  * Sending. co_stream_send queues the whole list in one piece (sends of several coroutines never
  * interleave within one call) and returns when it is queued, not when it is sent. Lent memory stays

@@ -4,8 +4,9 @@
  * reach, each of which ends in one of its assertions, and the rule that keeps it away:
  *
  *   - An MSS option is obeyed in any segment. A smaller one makes the next tcp_write assert, when a
- *     segment on the unsent queue is longer. Rule: only a listener (or a connection that waits
- *     for its SYN-ACK) sees it; elsewhere it is overwritten with NOPs.
+ *     segment on the unsent queue is longer. A window scale in a second SYN asserts that the window is
+ *     untouched. Rule: options are for listeners (and connections that wait for their SYN-ACK);
+ *     elsewhere they are overwritten with NOPs. lwIP would use no other: there are no timestamps.
  *   - A segment out of order that reaches beyond the window is kept whole when it is the first of its
  *     kind; once the hole is filled the window underflows. Rule: it is dropped; no honest peer sends
  *     beyond the right edge.
@@ -30,36 +31,26 @@
 #include "lwip/priv/tcp_priv.h"
 #include "lwip/prot/tcp.h"
 
-#define OPT_EOL 0
-#define OPT_NOP 1
-#define OPT_MSS 2
-
-/* Overwrites each MSS option; stops where the list is malformed, as lwIP does. */
-static void hide_mss(uint8_t *opt, unsigned len)
-{
-    for (unsigned i = 0; i < len;) {
-        if (opt[i] == OPT_EOL)
-            return;
-        if (opt[i] == OPT_NOP) {
-            i++;
-            continue;
-        }
-        if (len - i < 2 || opt[i + 1] < 2 || opt[i + 1] > len - i) {
-            memset(opt + i, OPT_EOL, len - i);
-            return;
-        }
-        unsigned n = opt[i + 1];
-        if (opt[i] == OPT_MSS)
-            memset(opt + i, OPT_NOP, n);
-        i += n;
-    }
-}
-
 static bool out_of_order_ok(const struct tcp_pcb *pcb, const struct tcp_hdr *hdr, unsigned flags,
                             unsigned len)
 {
     u32_t right = pcb->rcv_nxt + pcb->rcv_wnd;
     return !(flags & TCP_FIN) && TCP_SEQ_LEQ(hdr->seqno + len, right);
+}
+
+/* What comes out of order must leave room for a large frame that fills the hole, and when that comes
+ * makes room for it: SACK is advice, the peer still has everything. */
+static bool has_room(struct tcp_pcb *pcb, struct tcp_stream *t, const struct netport *port,
+                     size_t len, bool late)
+{
+    if (unlikely(late))
+        return netport_rx_free(port) >= MAX(port->rx_total / 4, RX_LARGE_FRAME);
+    if (!t || likely(tcp_rx_admit(t, port, len)))
+        return true;
+    if (!pcb->ooseq)
+        return false;
+    tcp_free_ooseq(pcb);
+    return tcp_rx_admit(t, port, len);
 }
 
 err_t net_hook_tcp_in(struct tcp_pcb *pcb, struct tcp_hdr *hdr, u16_t optlen, u16_t opt1len,
@@ -71,20 +62,15 @@ err_t net_hook_tcp_in(struct tcp_pcb *pcb, struct tcp_hdr *hdr, u16_t optlen, u1
     if (pcb->state == LISTEN || pcb->state == SYN_SENT)
         return ERR_OK;
     if (unlikely(optlen))
-        hide_mss((uint8_t *)(hdr + 1), optlen);
+        memset(hdr + 1, LWIP_TCP_OPT_NOP, optlen);
     if (unlikely((flags & TCP_SYN) && len))
         return ERR_VAL;
     bool late = TCP_SEQ_GT(hdr->seqno, pcb->rcv_nxt);
     if (unlikely(late) && !out_of_order_ok(pcb, hdr, flags, len))
         return ERR_VAL;
     struct tcp_stream *t = net_wire(pcb) ? pcb->callback_arg : NULL;
-    if (len) {
-        const struct netport *port = ip_current_input_netif()->state;
-        if (unlikely(late) && netport_rx_free(port) < port->rx_total / 4)
-            return ERR_MEM;
-        if (t && !late && !tcp_rx_admit(t, port, len))
-            return ERR_MEM;
-    }
+    if (len && !has_room(pcb, t, ip_current_input_netif()->state, len, late))
+        return ERR_MEM;
     if (t && pcb->unsent)
         tcp_stream_dirty(t);
     return ERR_OK;

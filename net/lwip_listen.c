@@ -77,6 +77,7 @@ static int open_pcb(struct net_listener *l, const ip_addr_t *ip, u16_t port, uns
     l->pcb = listening;
     tcp_arg(listening, l);
     tcp_accept(listening, on_accept);
+    tcp_rx_listen(listening);
     return 0;
 }
 

@@ -97,9 +97,9 @@ struct tcp_stream {
     /* receiving: pbufs by `next`; rx_off bytes of the first are consumed */
     struct pbuf *rx_head, *rx_tail;
     size_t rx_off, available, loaned;
+    bool squeezed;      /* something in the row had to be copied */
     unsigned ring_held; /* receive buffers of cards, in the row or lent */
-    size_t withheld; /* window that the peer does not get: rcv_wnd + available + loaned + withheld
-                        is constant */
+    size_t promise;     /* rcv_wnd + available + loaned */
     struct co *reader;
     size_t need;
     struct timer rx_timer;
@@ -134,6 +134,7 @@ void tcp_stream_dirty(struct tcp_stream *t);
 void tcp_streams_flush(void); /* end of turn */
 
 /* lwip_tcp_rx.c */
+#define RX_LARGE_FRAME 34u /* receive buffers of 2 KiB for 64 KiB */
 void tcp_rx_open(struct tcp_stream *t);
 err_t tcp_rx_recv(void *arg, struct tcp_pcb *pcb, struct pbuf *p, err_t err);
 /* May a segment of len bytes that came through this port be acknowledged? (rule 3) */
@@ -141,7 +142,8 @@ bool tcp_rx_admit(struct tcp_stream *t, const struct netport *port, size_t len);
 void tcp_rx_discard(struct tcp_stream *t);
 void tcp_rx_announce(struct tcp_stream *t);
 void tcp_rx_wake(struct tcp_stream *t); /* the reader, if it has a reason to go on */
-void tcp_rx_share_window(void);         /* the number of connections changed */
+void tcp_rx_close(struct tcp_stream *t);
+void tcp_rx_listen(struct tcp_pcb *listener);
 int tcp_rx_co_wait(struct stream *s, size_t n, uint64_t deadline_ns);
 size_t tcp_rx_available(struct stream *s);
 void tcp_rx_borrow(struct stream *s, size_t n, struct stream_loan *loan);

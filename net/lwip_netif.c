@@ -159,7 +159,6 @@ int netport_open(struct nic *n, unsigned mtu, struct netport **out)
     n->rx = port_rx;
     if (!netif_default)
         netif_set_default(&port->netif);
-    tcp_rx_share_window();
     *out = port;
     return 0;
 }

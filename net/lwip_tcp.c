@@ -387,7 +387,7 @@ static void tcp_co_close(struct stream *s)
     credit_close(&t->rx_chunks);
     credit_close(&t->tx_chunks);
     net_stream_count--;
-    tcp_rx_share_window();
+    tcp_rx_close(t);
     pool_put(&stream_pool, NULL, t);
     net_timers_changed();
 }
@@ -453,7 +453,6 @@ struct tcp_stream *tcp_stream_new(struct tcp_pcb *pcb)
     list_init(&t->dirty);
     list_append(&net_streams, &t->link);
     net_stream_count++;
-    tcp_rx_share_window();
     queue_init(&t->holds);
     co_mutex_init(&t->send_turn);
     raise_mss(pcb, wire);

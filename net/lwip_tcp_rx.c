@@ -15,20 +15,20 @@
  *
  * Memory. Three rules bound it.
  *
- * 1. The window. What the peer may send, what is here unread, and what is lent never exceed the
- *    connection's share: rcv_wnd + available + loaned + withheld = TCP_WND. The window opens when a loan
- *    comes back, not when it is made. The share is the memory for receiving divided by the number of
- *    connections, at least 64 KiB, at most TCP_WND; a reader that waits for a large piece gets the
- *    window for it. So shares are promised more than once, and there are
+ * 1. The window. A connection's promise is what its peer may send, what is here unread, and what is
+ *    lent: rcv_wnd + available + loaned. It grows and shrinks when bytes are consumed (a loan comes
+ *    back) or waited for, towards half of what the others leave of the memory for receiving; never
+ *    below PROMISE_MIN, never above TCP_WND. A wait for more than the promise is content with that.
  * 2. Copies. Payload stays in the card's buffers while the connection holds fewer of them than are
- *    free (as with pools: a lone one may take half, the next half of the rest), an eighth always
+ *    free (as with pools: a lone one may take half, the next half of the rest), ring_reserve always
  *    excepted. Beyond that what arrives is copied into chunks, which it fills, and the buffer goes
- *    back at once. So the card always has buffers, and other connections always get through, however
- *    slow a disk holds on to its loans, and even if each packet carries one byte.
+ *    back at once. So the card can always receive another large frame, and other connections always
+ *    get through, however slow a disk holds on to its loans, even if each packet carries one byte.
  * 3. The gate. When there are no chunks either, the segment is dropped before it is acknowledged
  *    (and the peer sends it again). Each connection owns NET_CHUNKS_RECV chunks, so STREAM_WAIT_SURE
- *    bytes always find room; and from the first drop on, readers that wait for more than that go on
- *    with what they have. So a crowd of half-received large writes cannot block itself.
+ *    bytes always find room; and once it copies, or half of the ring is out, or a segment was dropped,
+ *    readers that wait for more than that go on with what they have. So a crowd of half-received large writes
+ *    cannot block itself, nor one that is larger than the ring.
  */
 #include "net/lwip_net.h"
 
@@ -36,53 +36,131 @@
 
 #include "lwip/priv/tcp_priv.h"
 
-#define SHARE_MIN  65536
-#define ANNOUNCE   (2u * t->wire) /* a window update for less is not worth a packet */
-#define RX_BUF_LEN 2048           /* what a receive buffer holds on average, for rule 1 */
+#define PROMISE_MIN 16384u
+#define ANNOUNCE \
+    MIN(2u * t->wire, 4096u) /* an update of the window for less is not worth a packet */
+#define RX_BUF_LEN 1400u     /* what a receive buffer holds, for rule 1 */
+static_assert(PROMISE_MIN >= STREAM_WAIT_SURE + 2 * 4096,
+              "a sure wait fits, whatever the position");
 
 struct pool net_chunk_pool = POOL("net-chunk", POOL_RANK_CONNECTION, sizeof(struct net_chunk),
                                   .min = 64, .max = 1024, .weight = 2);
 REGISTER(pool, net_chunk_pool);
 
-static size_t share = TCP_WND;
+static size_t memory, promised;
 
 static inline struct tcp_stream *of(struct stream *s)
 {
     return container_of(s, struct tcp_stream, s);
 }
 
-/* ---- The window ---- */
+/* ---- Has the reader what it waits for? ---- */
 
-void tcp_rx_share_window(void)
+/* Also asked when nothing arrives any more: half a ring may be less than a large frame. */
+static bool half_a_ring_out(void)
 {
-    size_t bytes = net_chunk_pool.total * (size_t)NET_CHUNK;
     for (unsigned i = 0; i < net_port_count; i++)
-        bytes += net_ports[i]->rx_total / 2 * (size_t)RX_BUF_LEN;
-    bytes /= MAX(net_stream_count, 1u);
-    share = MIN(MAX(bytes, (size_t)SHARE_MIN), (size_t)TCP_WND);
+        if (netport_rx_free(net_ports[i]) < net_ports[i]->rx_total / 2)
+            return true;
+    return false;
 }
 
-/* Lets the peer have more window, up to the share (or what the reader waits for). */
+static bool enough(const struct tcp_stream *t)
+{
+    if (t->available >= t->need)
+        return true;
+    if (t->available < STREAM_WAIT_SURE)
+        return false;
+    return t->squeezed || half_a_ring_out() || t->available + ANNOUNCE >= t->promise;
+}
+
+void tcp_rx_wake(struct tcp_stream *t)
+{
+    if (t->reader && (t->eof || t->error || enough(t)))
+        co_wake(t->reader);
+}
+
+/* ---- The window ---- */
+
+/* Half of everything is left to what comes in unluckily small pieces. */
+static size_t rx_memory(void)
+{
+    size_t bytes = net_chunk_pool.total / 2 * (size_t)NET_CHUNK;
+    for (unsigned i = 0; i < net_port_count; i++)
+        bytes += net_ports[i]->rx_total / 2 * (size_t)RX_BUF_LEN;
+    return bytes;
+}
+
+static size_t fair_promise(const struct tcp_stream *t)
+{
+    size_t others = promised - t->promise;
+    return MAX(memory > others ? (memory - others) / 2 : 0, (size_t)PROMISE_MIN);
+}
+
+static void set_promise(struct tcp_stream *t, size_t n)
+{
+    promised += n - t->promise;
+    t->promise = n;
+}
+
 static void open_window(struct tcp_stream *t)
 {
     struct tcp_pcb *pcb = t->pcb;
     if (!pcb)
         return;
-    size_t target = t->reader ? MAX(share, t->need + t->loaned + ANNOUNCE) : share;
-    size_t now = pcb->rcv_wnd + t->available + t->loaned;
-    if (now >= target || !t->withheld)
+    size_t fair = MIN(fair_promise(t), (size_t)TCP_WND_MAX(pcb));
+    if (t->promise >= fair)
         return;
-    size_t more = MIN(target - now, t->withheld);
-    t->withheld -= more;
-    pcb->rcv_wnd += (tcpwnd_size_t)more;
+    pcb->rcv_wnd += (tcpwnd_size_t)(fair - t->promise);
+    set_promise(t, fair);
     tcp_stream_dirty(t);
 }
 
 /* n bytes are with nobody any more. */
 static void consumed(struct tcp_stream *t, size_t n)
 {
-    t->withheld += n;
+    set_promise(t, t->promise - n);
     open_window(t);
+    tcp_rx_wake(t); /* the promise may be less than it waits for now */
+}
+
+static void timer_fired(struct timer *timer)
+{
+    struct tcp_stream *t = container_of(timer, struct tcp_stream, rx_timer);
+    if (t->reader)
+        co_wake(t->reader);
+}
+
+/* In the accept callback. What the handshake announced must stay. */
+void tcp_rx_open(struct tcp_stream *t)
+{
+    struct tcp_pcb *pcb = t->pcb;
+    memory = rx_memory();
+    pcb->rcv_wnd = MIN(pcb->rcv_wnd, 65535u);
+    pcb->rcv_ann_wnd = pcb->rcv_wnd;
+    pcb->rcv_ann_right_edge = pcb->rcv_nxt + pcb->rcv_wnd;
+    set_promise(t, pcb->rcv_wnd);
+    t->s.max_wait = MIN(TCP_WND_MAX(pcb) - 2 * (size_t)ANNOUNCE, (size_t)(320u << 10));
+    timer_init(&t->rx_timer, timer_fired);
+}
+
+void tcp_rx_close(struct tcp_stream *t)
+{
+    set_promise(t, 0);
+}
+
+/* So that the SYN-ACK does not promise more than there may be. */
+static err_t on_passive_open(u8_t id, struct tcp_pcb_listen *listener, struct tcp_pcb *pcb)
+{
+    (void)id, (void)listener;
+    pcb->rcv_wnd = pcb->rcv_ann_wnd = PROMISE_MIN;
+    return ERR_OK;
+}
+
+void tcp_rx_listen(struct tcp_pcb *listener)
+{
+    static const struct tcp_ext_arg_callbacks callbacks = {.passive_open = on_passive_open};
+    tcp_ext_arg_set_callbacks(listener, net_ext_wire, &callbacks);
 }
 
 /* Before output. lwIP would announce in steps of a super-segment only; a reader that waits for
@@ -140,9 +218,15 @@ static bool add_chunk(struct tcp_stream *t)
     return true;
 }
 
+/* A ring that does not hold three large frames keeps an eighth. */
+static inline unsigned ring_reserve(const struct netport *port)
+{
+    return port->rx_total < 3 * RX_LARGE_FRAME ? port->rx_total / 8 : RX_LARGE_FRAME;
+}
+
 static inline bool ring_low(const struct tcp_stream *t, const struct netport *port)
 {
-    return t->ring_held + port->rx_total / 8 >= netport_rx_free(port);
+    return t->ring_held + ring_reserve(port) >= netport_rx_free(port);
 }
 
 /* The card needs the buffer back: copies its bytes, as far as there are chunks. True: all of them.
@@ -156,6 +240,7 @@ static bool copied(struct tcp_stream *t, struct pbuf *p)
         netport_charge(p, &t->ring_held);
         return false;
     }
+    t->squeezed = true;
     while (p->len) {
         size_t m = MIN((size_t)p->len, chunk_room(t));
         if (!m) {
@@ -197,10 +282,14 @@ static void drop(struct tcp_stream *t, struct pbuf *p)
     consumed(t, n);
 }
 
-void tcp_rx_wake(struct tcp_stream *t)
+/* Rule 3: whoever waits for more than is sure goes on with that. */
+static void relax_readers(void)
 {
-    if (t->reader && (t->available >= t->need || t->eof || t->error))
-        co_wake(t->reader);
+    list_for_each (t, &net_streams, struct tcp_stream, link)
+        if (t->reader && t->need > STREAM_WAIT_SURE) {
+            t->need = STREAM_WAIT_SURE;
+            tcp_rx_wake(t);
+        }
 }
 
 err_t tcp_rx_recv(void *arg, struct tcp_pcb *pcb, struct pbuf *p, err_t err)
@@ -222,19 +311,12 @@ err_t tcp_rx_recv(void *arg, struct tcp_pcb *pcb, struct pbuf *p, err_t err)
         drop(t, p);
         return ERR_OK;
     }
+    const struct netport *port = netport_of(p);
     take(t, p);
     tcp_rx_wake(t);
+    if (unlikely(port && netport_rx_free(port) < port->rx_total / 2))
+        relax_readers();
     return ERR_OK;
-}
-
-/* Rule 3: whoever waits for more than is sure goes on with that. */
-static void relax_readers(void)
-{
-    list_for_each (t, &net_streams, struct tcp_stream, link)
-        if (t->reader && t->need > STREAM_WAIT_SURE) {
-            t->need = STREAM_WAIT_SURE;
-            tcp_rx_wake(t);
-        }
 }
 
 bool tcp_rx_admit(struct tcp_stream *t, const struct netport *port, size_t len)
@@ -253,16 +335,9 @@ bool tcp_rx_admit(struct tcp_stream *t, const struct netport *port, size_t len)
 
 /* ---- Reading ---- */
 
-static void timer_fired(struct timer *timer)
-{
-    struct tcp_stream *t = container_of(timer, struct tcp_stream, rx_timer);
-    if (t->reader)
-        co_wake(t->reader);
-}
-
 static int wait_result(const struct tcp_stream *t, uint64_t deadline_ns)
 {
-    if (t->available >= t->need)
+    if (enough(t))
         return 0;
     if (t->error || t->eof)
         return t->error ? t->error : SR_EOF;
@@ -312,6 +387,7 @@ static bool advance(struct tcp_stream *t, size_t m)
         return false;
     t->rx_head = p->next;
     t->rx_off = 0;
+    t->squeezed &= t->rx_head != NULL;
     return true;
 }
 
@@ -378,15 +454,4 @@ void tcp_rx_discard(struct tcp_stream *t)
         put(p);
     }
     consumed(t, n);
-}
-
-void tcp_rx_open(struct tcp_stream *t)
-{
-    struct tcp_pcb *pcb = t->pcb;
-    size_t all = TCP_WND_MAX(pcb), first = MIN(MAX(share, (size_t)SHARE_MIN), all);
-    t->withheld = all - first;
-    pcb->rcv_wnd = pcb->rcv_ann_wnd = (tcpwnd_size_t)first;
-    pcb->rcv_ann_right_edge = pcb->rcv_nxt + pcb->rcv_wnd;
-    t->s.max_wait = MIN(all - 2 * (size_t)ANNOUNCE, (size_t)(320u << 10));
-    timer_init(&t->rx_timer, timer_fired);
 }
