@@ -94,7 +94,7 @@ CFLAGS_fuzz   := $(OURS) -DSR_FORM_HOST -O1 -fsanitize=fuzzer-no-link,address,un
 WARN_x86_64 := $(WARN)
 WARN_host   := $(WARN)
 WARN_asan   := $(WARN)
-WARN_tsan   := $(WARN)
+WARN_tsan   := $(WARN) -Wno-tsan# fences: dma.h's are for devices
 WARN_fuzz   := -w# gcc is the judge
 
 LDFLAGS_host := -no-pie
@@ -252,14 +252,17 @@ tsan: $(TSAN_PROGS) ## the unit tests under TSan
 fuzz: $(FUZZ_PROGS) ## run each fuzzer for FUZZ_RUNS inputs
 	$(Q)$(RUN_TESTS) fuzz $(FUZZ_PROGS)
 
-TESTED = $(PROGRAMS) $(BUILD)/x86_64/strongroom-crash.elf $(BUILD)/asan/strongroom $(UNIT_PROGS) $(FUZZ_PROGS)
+# Those that run several loops are run under TSan, too.
+LOOP_PROGS := $(patsubst %,$(BUILD)/tsan/tests/%,$(filter %loops,$(UNIT)))
+TEST_PROGS  = $(UNIT_PROGS) $(LOOP_PROGS) $(FUZZ_PROGS)
+TESTED      = $(PROGRAMS) $(BUILD)/x86_64/strongroom-crash.elf $(BUILD)/asan/strongroom $(TEST_PROGS)
 
 test: deps $(TESTED) ## every test; the last line is "N passed, N failed"
-	$(Q)$(RUN_TESTS) --junit $(BUILD)/test/junit.xml all $(UNIT_PROGS) $(FUZZ_PROGS)
+	$(Q)$(RUN_TESTS) --junit $(BUILD)/test/junit.xml all $(TEST_PROGS)
 
 test-long: deps $(TESTED) ## the same with a hundred times the fuzzing and the long simulations
 	$(Q)STRONGROOM_LONG=1 $(PYTHON) tools/check/run_tests.py --build $(BUILD) \
-	    --fuzz-runs $(FUZZ_RUNS)00 --junit $(BUILD)/test/junit.xml all $(UNIT_PROGS) $(FUZZ_PROGS)
+	    --fuzz-runs $(FUZZ_RUNS)00 --junit $(BUILD)/test/junit.xml all $(TEST_PROGS)
 
 check: $(PROGRAMS) ## style, include directions, stack frames, sizes, registered lists
 	$(Q)$(RUN_TESTS) check
