@@ -374,6 +374,7 @@ static void tcp_co_close(struct stream *s)
     timer_cancel(&t->rx_timer);
     timer_init(&t->rx_timer, close_timer);
     t->closing = true;
+    wake(t->sender); /* who waits for room is sent away */
     retire_chunk(t);
     co_shut(t);
     if (t->pcb)
@@ -407,11 +408,14 @@ static const struct stream_ops tcp_stream_ops = {
     .co_close = tcp_co_close,
 };
 
-/* Steps 1 of the recipe: the largest multiple of the wire's MSS that a frame can carry (P7, P11). */
+/* Step 1 of the recipe: the largest multiple of the wire's MSS that a frame can carry (P7, P11).
+ * lwIP makes no segment longer than half of the largest window it has seen, but for a peer whose first
+ * window is 0, where the limit would appear later, and assert: so it has seen something. */
 static void raise_mss(struct tcp_pcb *pcb, u16_t wire)
 {
     unsigned ip_len = IP_IS_V6_VAL(pcb->remote_ip) ? 40 : 20;
     pcb->mss = (u16_t)(wire * ((65535u - 14 - ip_len - 20) / wire));
+    pcb->snd_wnd_max = MAX(pcb->snd_wnd_max, 2u * wire);
     tcp_ext_arg_set(pcb, net_ext_wire, (void *)(uintptr_t)wire);
 }
 

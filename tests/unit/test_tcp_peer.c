@@ -252,6 +252,29 @@ static void co_shrunk_window(void *arg)
     co_part(s);
 }
 
+/* A first window of 0 sets no limit to segments; the next one may not set it for those that wait. */
+static void co_first_window(void *arg)
+{
+    (void)arg;
+    start();
+    peer.window = 0;
+    peer_syn(&peer, syn_options, 4);
+    for (unsigned i = 0; i < 1000 && !peer.syn_acks; i++)
+        co_pause(1);
+    peer_establish(&peer);
+    struct stream *s = accepted;
+    assert_non_null(s);
+    co_give(s, 0, 60000);
+    set_window(1000);
+    co_give(s, 1, 60000);
+    set_window(30000);
+    for (unsigned i = 0; i < 5000 && peer.bytes < 120000; i++)
+        co_pause(1);
+    assert_int_equal(peer.bytes, 120000);
+    co_part(s);
+    co_alive();
+}
+
 /* Zero, and open again; and a reader that takes little by little. */
 static void co_zero_window(void *arg)
 {
@@ -301,6 +324,35 @@ static void co_our_window(void *arg)
     assert_true(t->pcb->rcv_wnd > 65536); /* a lone connection gets much */
     assert_int_equal(peer.their_ack, peer.seq);
     assert_int_equal(peer.their_window, t->pcb->rcv_wnd >> TCP_RCV_SCALE);
+    co_part(s);
+}
+
+/* A wait for more than there is memory for is content with that. */
+static void co_wait_much(void *arg)
+{
+    bool *done = arg;
+    assert_int_equal(co_stream_wait(accepted, 300000, loop_now() + 5000000000ull), 0);
+    *done = true;
+}
+
+static void co_scarce(void *arg)
+{
+    static struct co_start start;
+    bool done = false;
+    (void)arg;
+    struct stream *s = co_meet();
+    struct tcp_stream *t = container_of(s, struct tcp_stream, s);
+    assert_true(s->max_wait >= 300000);
+    co_start(&start, co_wait_much, &done);
+    co_pause(2);
+    assert_true(t->promise < 150000);
+    for (unsigned i = 0; !done && i < 100; i++) {
+        if (t->pcb->rcv_wnd)
+            peer_data(&peer, block, MIN(t->pcb->rcv_wnd, 1400));
+        co_pause(1);
+    }
+    assert_true(done);
+    assert_true(s->ops->available(s) > 50000);
     co_part(s);
 }
 
@@ -388,6 +440,8 @@ CASE(syn_again)
 CASE(reordered)
 CASE(shrunk_window)
 CASE(zero_window)
+CASE(scarce)
+CASE(first_window)
 CASE(our_window)
 CASE(crumbs)
 CASE(crowd)
@@ -400,7 +454,8 @@ int main(void)
         cmocka_unit_test(test_syn_again),     cmocka_unit_test(test_reordered),
         cmocka_unit_test(test_shrunk_window), cmocka_unit_test(test_zero_window),
         cmocka_unit_test(test_our_window),    cmocka_unit_test(test_crumbs),
-        cmocka_unit_test(test_crowd),
+        cmocka_unit_test(test_crowd),         cmocka_unit_test(test_scarce),
+        cmocka_unit_test(test_first_window),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
