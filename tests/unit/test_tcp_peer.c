@@ -348,7 +348,7 @@ static void co_scarce(void *arg)
     assert_true(t->promise < 150000);
     for (unsigned i = 0; !done && i < 100; i++) {
         if (t->pcb->rcv_wnd)
-            peer_data(&peer, block, MIN(t->pcb->rcv_wnd, 1400));
+            peer_data(&peer, block, MIN(t->pcb->rcv_wnd, 1990)); /* one full buffer */
         co_pause(1);
     }
     assert_true(done);
