@@ -188,7 +188,10 @@ static const struct option_def option_export = {
 };
 REGISTER(option, option_export);
 
+#define ABORT_NS (500ull * 1000000) /* to notice that a connection was cut */
+
 struct ending {
+    struct co_start start;
     uint64_t deadline_ns;
     bool done;
 };
@@ -205,12 +208,13 @@ static void co_end_all(void *arg)
 static void co_stop_exports(uint64_t deadline_ns)
 {
     ending = (struct ending){.deadline_ns = deadline_ns};
-    if (co_spawn(co_end_all, &ending))
-        co_end_all(&ending);
-    while (!ending.done && board_clock_ns() < deadline_ns)
+    co_start_child(&ending.start, co_end_all, &ending);
+    while (!ending.done && board_clock_ns() < deadline_ns + ABORT_NS)
         co_sleep_ns(1000000);
-    list_for_each (e, &exports, struct export, link)
+    list_for_each (e, &exports, struct export, link) {
         log_line("blk", "export %s: requests still in flight", e->id);
+        system_unclean();
+    }
 }
 
 static const struct stop_hook stop_exports = {

@@ -13,6 +13,7 @@
  * recurse through co_call when the stack gets short, no deeper than a graph may be.
  */
 #include "blk/graph.h"
+#include "blk/io.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -291,6 +292,23 @@ static struct node *first_named(void)
     return NULL;
 }
 
+/* What an export that did not end still holds cannot be closed; it is flushed all the same. It may
+ * end meanwhile: the node at hand and the next are held. */
+static void co_flush_rest(void)
+{
+    struct node *n = list_first(node_list(), struct node, link), *next;
+    if (n)
+        n->refs++;
+    for (; n; n = next) {
+        co_node_flush(n);
+        next = n->link.next == node_list() ? NULL : list_entry(n->link.next, struct node, link);
+        if (next)
+            next->refs++;
+        co_node_unref(n);
+    }
+}
+
+static struct co_start closing;
 static bool closing_done;
 static void co_close_named(void *arg)
 {
@@ -300,6 +318,7 @@ static void co_close_named(void *arg)
         n->monitor_owned = false;
         co_node_unref(n);
     }
+    co_flush_rest();
     closing_done = true;
 }
 
@@ -308,12 +327,14 @@ static void co_close_named(void *arg)
 static void co_stop_nodes(uint64_t deadline_ns)
 {
     closing_done = false;
-    if (co_spawn(co_close_named, NULL))
-        co_close_named(NULL);
+    co_start_child(&closing, co_close_named, NULL);
     while (!closing_done && board_clock_ns() < deadline_ns)
         co_sleep_ns(1000000);
     list_for_each (n, node_list(), struct node, link)
-        log_line("blk", "node %s: not closed in time", n->name);
+        log_line("blk", "node %s: %s", n->name,
+                 closing_done ? "flushed, not closed" : "not closed");
+    if (!closing_done || !list_empty(node_list()))
+        system_unclean();
 }
 
 static const struct stop_hook stop_nodes = {

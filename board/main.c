@@ -20,7 +20,7 @@
 #include "kernel/kernel.h"
 #include "kernel/version.h"
 
-#define QUIT_TIMEOUT_NS  (10ull * 1000000000)
+#define QUIT_TIMEOUT_NS  (10ull * 1000000000) /* for requests in flight, and again for closing */
 #define BUTTON_PERIOD_NS (250ull * 1000000)
 
 static struct {
@@ -28,12 +28,17 @@ static struct {
     void *ctx;
     struct co_start start;
     struct co *waiting; /* the main coroutine, once it waits for quit */
-    bool quit;
+    bool quit, unclean;
 } life;
 
 bool system_quitting(void)
 {
     return life.quit;
+}
+
+void system_unclean(void)
+{
+    life.unclean = true;
 }
 
 void system_quit(void)
@@ -86,8 +91,11 @@ static void co_run_stop_hooks(void)
     const struct stop_hook *hooks[MAX_HOOKS];
     unsigned n = sorted_stop_hooks(hooks);
     uint64_t deadline = board_clock_ns() + QUIT_TIMEOUT_NS;
-    for (unsigned i = 0; i < n; i++)
+    for (unsigned i = 0; i < n; i++) {
+        if (hooks[i]->order > STOP_EXPORTS)
+            deadline = board_clock_ns() + QUIT_TIMEOUT_NS;
         hooks[i]->co_run(deadline);
+    }
 }
 
 /* ---- The main coroutine ---------------------------------------------------------------------- */
@@ -138,8 +146,8 @@ static void co_main(void *arg)
     log_plain("ready: %u exports", count_exports());
     co_wait_for_quit();
     co_run_stop_hooks();
-    log_plain("off: clean");
-    board_exit(BOARD_EXIT_CLEAN);
+    log_plain(life.unclean ? "off: not clean" : "off: clean");
+    board_exit(life.unclean ? BOARD_EXIT_PANIC : BOARD_EXIT_CLEAN);
 }
 
 void strongroom_memory(void)

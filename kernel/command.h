@@ -68,7 +68,7 @@ enum stop_order {
     STOP_MONITORS = 50,
     STOP_NETWORK = 60
 };
-struct stop_hook { /* on quit; each bounds its own time by `deadline_ns` */
+struct stop_hook { /* on quit; each bounds its own time by `deadline_ns`, give or take a second */
     const char *name;
     int order;
     void (*co_run)(uint64_t deadline_ns);
@@ -78,4 +78,6 @@ REGISTRY(stop_hook, const struct stop_hook);
  * context of loop 0. */
 void system_quit(void);
 bool system_quitting(void);
+/* A stop hook could not do its work in time: the power-off will not be called clean. */
+void system_unclean(void);
 #endif
