@@ -49,13 +49,18 @@ struct tx_job {
     u16_t wire;            /* most payload of a frame on the wire; 0: it is no TCP segment */
     u16_t ip_len, headers; /* of the IP header; of Ethernet, IP and TCP together */
     u16_t payload, off;    /* of TCP; what was segmented so far */
+    const struct pbuf *at; /* cut: where the payload at `off` lies, */
+    size_t at_off;         /* and how far in */
     bool tso, cut;         /* the card can segment; we do (also) */
     uint32_t pseudo;       /* sum of the pseudo-header but for the length */
     uint32_t ip_sum;       /* cut, IPv4: of the header but for length, identification and sum */
 };
 /* A frame that we cut: its own headers, and a reference to the job's payload. */
 struct tx_frame {
-    struct tx_job *job;
+    union {
+        struct tx_job *job;
+        struct tx_frame *next; /* spare */
+    };
     uint8_t headers[HEADERS_MAX] __attribute__((aligned(16)));
 };
 static struct pool tx_frame_pool = POOL("net-frame", POOL_RANK_DRIVER, sizeof(struct tx_frame),
@@ -68,6 +73,7 @@ static struct {
     struct queue releases; /* struct stream_hold; `end` is the job to wait for */
     const struct tcp_pcb *pcb;
     const struct pbuf *announced;
+    struct tx_frame *spare; /* nobody else uses them: they never go back to the pool */
 } tx = {.releases = {.tail = &tx.releases.first}};
 
 /* ---- Jobs that end ---- */
@@ -114,11 +120,26 @@ static void job_done(void *cookie)
     job_put(cookie);
 }
 
+static struct tx_frame *frame_get(void)
+{
+    struct tx_frame *f = tx.spare;
+    if (unlikely(!f))
+        return pool_try_get(&tx_frame_pool, NULL);
+    tx.spare = f->next;
+    return f;
+}
+
+static void frame_put(struct tx_frame *f)
+{
+    f->next = tx.spare;
+    tx.spare = f;
+}
+
 static void frame_done(void *cookie)
 {
     struct tx_frame *f = cookie;
     struct tx_job *j = f->job;
-    pool_put(&tx_frame_pool, NULL, f);
+    frame_put(f);
     job_put(j);
 }
 
@@ -229,11 +250,9 @@ static int send_whole(struct tx_job *j)
  * the number of pieces. */
 static unsigned slice(const struct tx_job *j, size_t *len, unsigned max)
 {
-    const struct pbuf *q = j->p;
-    size_t off = (size_t)j->headers + j->off, left = *len;
+    const struct pbuf *q = j->at;
+    size_t off = j->at_off, left = *len;
     unsigned n = 0;
-    for (; off >= q->len; q = q->next)
-        off -= q->len;
     for (; left && n < max; q = q->next, off = 0) {
         size_t m = MIN(left, (size_t)q->len - off);
         if (m)
@@ -242,6 +261,16 @@ static unsigned slice(const struct tx_job *j, size_t *len, unsigned max)
     }
     *len -= left;
     return n;
+}
+
+/* The card has taken the next `len` bytes (at the beginning: headers). */
+static inline void advance(struct tx_job *j, size_t len)
+{
+    j->at_off += len;
+    while (j->at && j->at_off >= j->at->len) {
+        j->at_off -= j->at->len;
+        j->at = j->at->next;
+    }
 }
 
 /* The next part: what fits one frame on the wire or, where the card cuts but does not take as many
@@ -288,7 +317,7 @@ static void cut_headers(const struct tx_job *j, uint8_t *h, u16_t len)
 
 static int send_next_cut(struct tx_job *j)
 {
-    struct tx_frame *f = pool_try_get(&tx_frame_pool, NULL);
+    struct tx_frame *f = frame_get();
     if (!f)
         return SR_EAGAIN;
     struct nic_tx_meta m = {0};
@@ -305,10 +334,11 @@ static int send_next_cut(struct tx_job *j)
         rc = give(j->port, j->headers + len, &m, frame_done, f);
     }
     if (rc) {
-        pool_put(&tx_frame_pool, NULL, f);
+        frame_put(f);
         j->frames--;
     } else {
         j->off = (u16_t)(j->off + len);
+        advance(j, len);
     }
     return rc;
 }
@@ -395,6 +425,10 @@ static bool look_at_tcp(struct tx_job *j, const struct tcp_pcb *pcb)
     j->wire = net_wire(pcb);
     j->tso = j->port->nic->features & (v6 ? NIC_TSO6 : NIC_TSO4);
     j->cut = (j->payload > j->wire && !j->tso) || pbuf_clen(j->p) > max_pieces(j->port);
+    if (j->cut) {
+        j->at = j->p;
+        advance(j, j->headers);
+    }
     prepare_sums(j, ip);
     return true;
 }
