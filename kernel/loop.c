@@ -273,12 +273,12 @@ bool loop_turn(void)
     work |= run_pollers(l);
     work |= run_timers(l);
     work |= co_run_ready();
-    if (!work)
-        return false;
-    list_for_each (h, &l->hooks, struct turn_hook, link)
-        h->run(h);
+    if (work) {
+        list_for_each (h, &l->hooks, struct turn_hook, link)
+            h->run(h);
+    }
     co_turn_end();
-    return true;
+    return work;
 }
 
 static bool anything_waits(struct loop *l)

@@ -117,11 +117,8 @@ struct listen_address {
     bool ipv4_off, ipv6_off;
 };
 struct listener;
-struct listener_ops {
-    void (*accepted)(void *ctx, struct stream *s);
-};
 struct error;
-/* The provider that is linked in: net/tcp.c on firmware, board/host/socket.c on the host. Returns
+/* The provider that is linked in: net/lwip_fw.c on firmware, board/host/socket.c on the host. Returns
  * NULL and fills err. May yield. */
 struct listener *co_listen(const struct listen_address *a, unsigned backlog,
                            void (*accepted)(void *ctx, struct stream *s), void *ctx,

@@ -209,13 +209,25 @@ void vm_init(void)
     }
 }
 
+/* A BAR or a table that claims our own memory is wrong: it would get the image's frames writable,
+ * and RAM uncached. */
+static bool hits_ram(uint64_t base, uint64_t end)
+{
+    unsigned count;
+    const struct phys_range *ram = memory_ram(&count);
+    for (unsigned i = 0; i < count; i++)
+        if (base < ram[i].end && end > ram[i].base)
+            return true;
+    return false;
+}
+
 static volatile void *map_device(uint64_t phys, uint64_t len, unsigned flags)
 {
     uint64_t base = align_down(phys, PAGE_SIZE);
     if (!len || phys >= PHYS_MAX || len > PHYS_MAX - PAGE_SIZE - phys)
         return NULL;
     uint64_t end = align_up(phys + len, PAGE_SIZE);
-    if (!vm_map(base + ARCH_LINEAR_BASE, base, end - base, flags))
+    if (hits_ram(base, end) || !vm_map(base + ARCH_LINEAR_BASE, base, end - base, flags))
         return NULL;
     return phys_to_linear(phys);
 }
