@@ -14,6 +14,7 @@
  */
 #include "net/lwip_net.h"
 
+#include <ctype.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -119,6 +120,8 @@ static void announce(struct netport *port)
     for (int i = 1; i < LWIP_IPV6_NUM_ADDRESSES; i++)
         if (ip6_addr_isvalid(netif_ip6_addr_state(n, i)))
             snprintf(ip6, sizeof(ip6), " ip6 %s", ip6addr_ntoa(netif_ip6_addr(n, i)));
+    for (char *c = ip6; *c; c++)
+        *c = (char)tolower(*c); /* RFC 5952 */
     char line[sizeof(port->announced)];
     snprintf(line, sizeof(line), "net %u: mac %02x:%02x:%02x:%02x:%02x:%02x%s%s%s",
              port->nic->index, m[0], m[1], m[2], m[3], m[4], m[5], ip, gateway, ip6);

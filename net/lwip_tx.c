@@ -70,19 +70,20 @@ REGISTER(pool, tx_frame_pool);
 static struct {
     struct tx_job jobs[TX_JOBS];
     uint64_t issued, retired;
-    struct queue releases; /* struct stream_hold; `end` is the job to wait for */
     const struct tcp_pcb *pcb;
     const struct pbuf *announced;
     struct tx_frame *spare; /* nobody else uses them: they never go back to the pool */
-} tx = {.releases = {.tail = &tx.releases.first}};
+} tx;
+/* struct stream_hold; `end` is the job to wait for */
+static struct queue releases = {.tail = &releases.first};
 
 /* ---- Jobs that end ---- */
 
 static void run_releases(void)
 {
     struct stream_hold *h;
-    while ((h = (struct stream_hold *)tx.releases.first) && h->end <= tx.retired) {
-        queue_pop(&tx.releases);
+    while ((h = (struct stream_hold *)releases.first) && h->end <= tx.retired) {
+        queue_pop(&releases);
         h->release(h);
     }
 }
@@ -91,7 +92,7 @@ static void retire(void)
 {
     while (tx.retired < tx.issued && !tx.jobs[(tx.retired + 1) % TX_JOBS].p)
         tx.retired++;
-    if (unlikely(tx.releases.first))
+    if (unlikely(releases.first))
         run_releases();
 }
 
@@ -112,7 +113,7 @@ void net_tx_release(struct stream_hold *h, uint64_t last)
         return;
     }
     h->end = tx.issued; /* not `last`: the line is ordered */
-    queue_push(&tx.releases, &h->link);
+    queue_push(&releases, &h->link);
 }
 
 static void job_done(void *cookie)
@@ -376,7 +377,7 @@ void net_tx_turn_end(void)
         struct netport *port = net_ports[i];
         if (unlikely(!queue_empty(&port->waiting)))
             net_tx_space(port->nic);
-        port->nic->tx_wanted = tx.releases.first || !queue_empty(&port->waiting);
+        port->nic->tx_wanted = releases.first || !queue_empty(&port->waiting);
         if (port->kick)
             port->nic->ops->kick(port->nic);
         port->kick = false;
