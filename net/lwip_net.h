@@ -108,6 +108,7 @@ struct tcp_stream {
     struct co_mutex send_turn;
     unsigned senders;  /* coroutines in a sending call */
     struct co *sender; /* waits for room in lwIP's queue */
+    unsigned queued;   /* pbufs in lwIP's queue, as accounted */
     uint64_t written, acked, tx_seq;
     struct queue holds; /* struct stream_hold by `end` */
     struct net_chunk *chunk;

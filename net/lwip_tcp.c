@@ -106,12 +106,42 @@ static void retire_chunk(struct tcp_stream *t)
     queue_push(&t->holds, &c->tx.link);
 }
 
+/* ---- Shares of lwIP's pbufs ----
+ *
+ * Each piece that is lent takes a pbuf of lwIP's one table until it is acknowledged. Every stream may
+ * have QUEUE_SURE of them; above that it may take another only while it holds fewer than are free,
+ * as with pools. So a row of peers that read nothing leaves room for the others, and who waits
+ * has something in flight whose acknowledgement wakes it.
+ */
+#define QUEUE_SURE   8u
+#define QUEUE_SHARED (MEMP_NUM_PBUF - QUEUE_SURE * TCP_STREAMS_MAX)
+
+static unsigned queued_over; /* of all streams, above QUEUE_SURE each */
+
+static unsigned over(const struct tcp_stream *t)
+{
+    return t->queued > QUEUE_SURE ? t->queued - QUEUE_SURE : 0;
+}
+
+static void account(struct tcp_stream *t)
+{
+    queued_over -= over(t);
+    t->queued = t->pcb ? t->pcb->snd_queuelen : 0;
+    queued_over += over(t);
+}
+
+static bool may_queue(const struct tcp_stream *t)
+{
+    return t->queued < QUEUE_SURE || over(t) + queued_over < QUEUE_SHARED;
+}
+
 /* ---- What lwIP tells ---- */
 
 static void detach(struct tcp_stream *t)
 {
     struct tcp_pcb *pcb = t->pcb;
     t->pcb = NULL;
+    account(t);
     tcp_arg(pcb, NULL);
     tcp_recv(pcb, NULL);
     tcp_sent(pcb, NULL);
@@ -136,6 +166,7 @@ static err_t on_sent(void *arg, struct tcp_pcb *pcb, u16_t len)
     struct tcp_stream *t = arg;
     (void)pcb;
     t->acked += len;
+    account(t);
     release_acked(t);
     wake(t->sender);
     tcp_stream_dirty(t);
@@ -157,6 +188,7 @@ static void on_err(void *arg, err_t err)
 {
     struct tcp_stream *t = arg;
     t->pcb = NULL;
+    account(t);
     if (!t->error)
         t->error = err == ERR_CLSD ? SR_EOF : SR_EIO;
     retire_chunk(t);
@@ -230,7 +262,8 @@ static int co_queue_some(struct tcp_stream *t, const void *p, size_t n, bool mor
             return rc;
         size_t m = MIN(MIN(n, (size_t)t->pcb->snd_buf), (size_t)UINT16_MAX);
         u8_t flags = more || m < n ? TCP_WRITE_FLAG_MORE : 0;
-        if (likely(m && tcp_write(t->pcb, p, (u16_t)m, flags) == ERR_OK)) {
+        if (likely(m && may_queue(t) && tcp_write(t->pcb, p, (u16_t)m, flags) == ERR_OK)) {
+            account(t);
             t->written += m;
             *done = m;
             tcp_stream_dirty(t);
