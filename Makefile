@@ -237,7 +237,7 @@ RUN_TESTS := $(PYTHON) tools/check/run_tests.py --build $(BUILD) --fuzz-runs $(F
 .PHONY: all firmware host asan libs unit tsan fuzz test test-long check bench bench-check run size \
         deps reference format clean help
 
-all: $(PROGRAMS) ## the firmware, the host form and the bridge (the default)
+all: $(PROGRAMS) ## the firmware and the host form (the default)
 firmware: $(FW_ARCHES:%=$(BUILD)/%/strongroom.elf) ## the firmware only
 host: $(BUILD)/host/strongroom ## the host form only
 asan: $(BUILD)/asan/strongroom ## the host form under ASan and UBSan

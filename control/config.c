@@ -3,7 +3,7 @@
  * A configuration that is too long for a command line: a JSON list of QMP commands, run in order.
  *
  *     [{"execute": "blockdev-add", "arguments": {"driver": "virtio-blk", "node-name": "d", "index": 0}},
- *      {"execute": "nbd-server-start", "arguments": {"addr": {"type": "inet", ...}}},
+ *      {"execute": "nbd-server-start", "arguments": {"addr": {"type": "inet", "data": ...}}},
  *      {"execute": "block-export-add", "arguments": {"type": "nbd", "id": "e", "node-name": "d"}}]
  *
  * Those that add things are the options, under the names that QMP has for them; live, over a monitor,
@@ -31,12 +31,31 @@ static const struct option_def *option_of(const char *command)
     return NULL;
 }
 
+/* QMP nests what the option has flat: {"type": "inet", "data": {"host": ...}}. */
+static int flatten_address(struct value *args)
+{
+    struct value *addr = value_get(args, "addr"), *data = addr ? value_get(addr, "data") : NULL;
+    if (!data || value_kind(data) != VALUE_DICT)
+        return 0;
+    for (size_t i = 0; i < value_count(data); i++) {
+        struct value *copy = value_copy(value_at(data, i));
+        if (!copy || value_dict_set(addr, value_key_at(data, i), copy))
+            return SR_ENOMEM;
+    }
+    value_dict_remove(addr, "data");
+    return 0;
+}
+
 static int co_as_option(const struct option_def *o, const struct value *request, struct error *err)
 {
-    const struct value *args = value_get(request, "arguments");
-    struct value *none = args ? NULL : value_dict();
-    int rc = args || none ? co_option_run(o, args ? args : none, false, err) : SR_ENOMEM;
-    value_free(none);
+    const struct value *given = value_get(request, "arguments");
+    struct value *args = given ? value_copy(given) : value_dict();
+    int rc = args && value_kind(args) == VALUE_DICT ? flatten_address(args) : 0;
+    if (!args || rc)
+        rc = SR_ENOMEM;
+    else
+        rc = co_option_run(o, args, false, err);
+    value_free(args);
     return rc;
 }
 

@@ -30,8 +30,13 @@ words="--blockdev driver=virtio-blk,node-name=disk0,serial=demo
  --export type=nbd,id=exp0,node-name=vol0,name=demo
  --export type=nbd,id=exp1,node-name=disk1,name=scratch,writable=on"
 
+if [ -e "$build/pid" ] && kill -0 "$(cat "$build/pid")" 2>/dev/null; then
+    echo "it runs already: process $(cat "$build/pid"), QMP at $build/qmp" >&2
+    exit 1
+fi
 rm -f "$build/console" "$build/qmp"
-qemu-system-x86_64 -accel tcg -M "$machine" -cpu max -smp 1 -m "${MEM:-64}" -nodefaults -no-user-config -display none \
+# In a session of its own: Ctrl-C is for this script, which then asks for a clean power-off.
+setsid qemu-system-x86_64 -accel tcg -M "$machine" -cpu max -smp 1 -m "${MEM:-64}" -nodefaults -no-user-config -display none \
     -no-reboot -global virtio-mmio.force-legacy=false \
     -chardev stdio,id=c,mux=off,signal=off,logfile="$build/console" -serial chardev:c \
     -kernel "$top/build/x86_64/strongroom.elf" -append "$(echo "$words" | tr -d '\n')" \
@@ -43,6 +48,7 @@ qemu-system-x86_64 -accel tcg -M "$machine" -cpu max -smp 1 -m "${MEM:-64}" -nod
     -device virtserialport,chardev=q0,name=org.strongroom.qmp \
     -device virtio-rng-$bus -device isa-debug-exit,iobase=0xf4,iosize=4 </dev/null &
 vm=$!
+echo "$vm" >"$build/pid"
 
 quit() {
     trap - INT TERM
@@ -75,7 +81,7 @@ if grep -q 'ready: ' "$build/console" 2>/dev/null; then
 try:   nbdinfo nbd://127.0.0.1:$port/demo
        qemu-img map -f raw nbd://127.0.0.1:$port/demo
        qemu-io -f raw -c 'write -P 7 0 1M' -c 'read -P 7 0 1M' nbd://127.0.0.1:$port/scratch
-QMP:   socat - UNIX-CONNECT:${build#"$PWD"/}/qmp
+QMP:   socat -t9 - UNIX-CONNECT:${build#"$PWD"/}/qmp
 Ctrl-C powers it off.
 
 TEXT
@@ -87,4 +93,5 @@ if kill -0 "$vm" 2>/dev/null; then
     status=0
     wait "$vm" || status=$?
 fi
+rm -f "$build/pid"
 exit "$status"

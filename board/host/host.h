@@ -7,7 +7,7 @@
  */
 #include "kernel/compiler.h"
 
-/* board.c: memory, ring, signal handling (SIGTERM, SIGINT call the hook from a poller on loop
+/* board.c: memory, ring, signal handling (SIGTERM, SIGINT, SIGHUP call the hook from a poller on loop
  * 0). */
 void board_init(void);
 extern void (*board_quit_hook)(void);

@@ -35,14 +35,20 @@ static void remove_pidfile(void)
     unlink(process.pidfile);
 }
 
+/* Stays open and locked as long as we live, so that another one cannot take it. */
 static int write_pidfile(struct error *err)
 {
-    FILE *f = fopen(process.pidfile, "w");
-    if (!f)
-        return error_set(err, SR_EIO, "cannot create PID file %s: %s", process.pidfile,
-                         strerror(errno));
-    fprintf(f, "%d\n", (int)getpid());
-    fclose(f);
+    int fd = open(process.pidfile, O_RDWR | O_CREAT | O_CLOEXEC, 0644);
+    if (fd < 0)
+        return error_set(err, SR_EIO, "cannot create PID file: %s", strerror(errno));
+    if (lockf(fd, F_TLOCK, 0)) {
+        close(fd);
+        return error_set(err, SR_EBUSY, "cannot create PID file: Cannot lock pid file");
+    }
+    if (ftruncate(fd, 0) || dprintf(fd, "%d\n", (int)getpid()) < 0) {
+        close(fd);
+        return error_set(err, SR_EIO, "cannot create PID file: %s", strerror(errno));
+    }
     atexit(remove_pidfile);
     return 0;
 }

@@ -156,6 +156,7 @@ static void take_signals(void)
     struct sigaction quit = {.sa_handler = on_signal}, ignore = {.sa_handler = SIG_IGN};
     sigaction(SIGTERM, &quit, NULL);
     sigaction(SIGINT, &quit, NULL);
+    sigaction(SIGHUP, &quit, NULL);
     sigaction(SIGPIPE, &ignore, NULL);
 }
 

@@ -65,11 +65,15 @@ def test_static_address(disks):
         assert vm.connect('vol0').get_size() == 64 << 20
 
 
-def test_configuration_from_fw_cfg(disks, tmp):
+def test_configuration_from_a_file(disks, tmp):
     with open(f'{tmp}/config', 'w') as f:
-        f.write('[{"execute": "query-version"}]')
-    with VM(VOL, disks, extra=['-fw_cfg', f'name=opt/strongroom/config,file={tmp}/config']) as vm:
-        assert vm.connect('vol0').get_size() == 64 << 20
+        f.write("""[{"execute": "blockdev-add", "arguments": {"driver": "virtio-blk", "node-name": "n", "serial": "d1"}},
+ {"execute": "nbd-server-start", "arguments": {"addr": {"type": "inet", "data": {"host": "0.0.0.0", "port": "10809"}}}},
+ {"execute": "block-export-add", "arguments": {"type": "nbd", "id": "e", "node-name": "n", "name": "far"}}]""")
+    for how in (['-fw_cfg', f'name=opt/strongroom/config,file={tmp}/config'], ['-initrd', f'{tmp}/config']):
+        with VM('console=ttyS0', disks, extra=how) as vm:
+            assert vm.connect('far').get_size() == 64 << 20
+            assert vm.connect('far').is_read_only()
 
 
 def test_power_button(disks):
