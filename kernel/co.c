@@ -69,7 +69,7 @@ struct co {
 struct stacks {
     struct qlink *free; /* last in, first out: the warmest stack */
     char *fresh;        /* the first that was never used; those behind it follow */
-    unsigned nfree, reserve;
+    unsigned nfree, reserve, total;
     struct queue nested, waiting; /* of struct co_start, for a stack */
     size_t size;
     bool big;
@@ -348,6 +348,7 @@ static void stacks_init(struct stacks *s, unsigned count, size_t size, unsigned 
     s->size = size;
     s->nfree = count;
     s->reserve = reserve;
+    s->total = count - reserve;
     s->fresh = count ? page_alloc(count * each) : NULL;
     if (count && !s->fresh)
         panic("no memory for %u coroutine stacks", count);
@@ -381,7 +382,13 @@ void co_loops_init(unsigned count)
 
 unsigned co_stacks_free(void)
 {
-    return self()->ordinary.nfree;
+    const struct stacks *s = &self()->ordinary;
+    return s->nfree > s->reserve ? s->nfree - s->reserve : 0;
+}
+
+unsigned co_stacks_total(void)
+{
+    return self()->ordinary.total;
 }
 
 /* ---- starting ---- */

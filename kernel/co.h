@@ -95,5 +95,8 @@ int co_join_wait(struct co_join *j);
 /* Start-up: `count` ordinary and `big` big stacks on this loop, from the page allocator. */
 void co_init(unsigned count, unsigned big);
 extern const size_t co_stack_size;
+/* Ordinary starts that would find a stack now (the reserve is not theirs), and that ever could: what
+ * holds for the second is not changed by stacks that nested starts make. Of this loop. */
 unsigned co_stacks_free(void);
+unsigned co_stacks_total(void);
 #endif

@@ -31,7 +31,7 @@ static struct pool qcow2_part_pool =
     POOL("qcow2-part", POOL_RANK_METADATA, sizeof(struct part), .min = 8, .max = 1024, .weight = 1);
 REGISTER(pool, qcow2_part_pool);
 
-#define STACKS_LEFT 8u /* fewer: no more children */
+#define STACKS_LEFT 8u /* ordinary starts that must still find a stack; fewer: no more children */
 
 /* ---- one extent ---- */
 

@@ -56,14 +56,16 @@ static int co_run(struct nbd_request *r, struct child *root)
 void co_nbd_command(void *request)
 {
     struct nbd_request *r = request;
+    struct nbd_conn *c = r->conn;
     if (r->type == NBD_CMD_BLOCK_STATUS) {
         co_nbd_status(r);
-        return;
+    } else {
+        struct child *root = co_nbd_gate(r);
+        r->error = co_run(r, root);
+        nbd_gate_leave(r);
+        co_nbd_reply(r);
     }
-    struct child *root = co_nbd_gate(r);
-    r->error = co_run(r, root);
-    nbd_gate_leave(r);
-    co_nbd_reply(r);
+    nbd_stack_end(c);
 }
 
 void co_nbd_write_done(struct nbd_request *r)
@@ -76,13 +78,15 @@ void co_nbd_write_piece(void *piece)
 {
     struct nbd_piece *p = piece;
     struct nbd_request *r = p->req;
+    struct nbd_conn *c = r->conn;
     struct iov v = {.seg = p->loan.seg, .skip = 0, .len = p->loan.len};
     struct child *root = co_nbd_gate(r);
     int rc = co_blk_pwritev(root, p->offset, v, fua(r));
     nbd_gate_leave(r);
     stream_release(&p->loan);
-    pool_put(&nbd_piece_pool, &r->conn->pieces, p);
+    pool_put(&nbd_piece_pool, &c->pieces, p);
     if (unlikely(rc) && !r->error)
         r->error = rc;
     co_nbd_write_done(r);
+    nbd_stack_end(c);
 }

@@ -5,8 +5,13 @@
  *
  * Bounds, since nobody has been let in yet: a time-out for the whole of it (after which the stream
  * is aborted, whatever it waits for), HANDSHAKE_BYTES of options in all, OPTION_BYTES for one that
- * is looked at (longer ones are skipped and answered TOO_BIG), and a pool of handshakes: more of
- * them at a time wait for their turn.
+ * is looked at (longer ones are skipped and answered TOO_BIG).
+ *
+ * The large object (struct haggle) is one option's, not the connection's: it is taken when an option
+ * has arrived (whole, or as much of it as the stream holds) and given back after the reply, so
+ * clients that say nothing hold none. Who holds one waits for nothing but its client; so when there
+ * is none left, the oldest is disconnected, and clients that are slow in the middle of an option
+ * hold up nobody.
  *
  * Without TLS, STARTTLS is an option like any other that we do not know: ERR_UNSUP ("NOTLS mode").
  * During shutdown every option but ABORT is answered ERR_SHUTDOWN.
@@ -23,6 +28,8 @@
 static struct pool handshake_pool = POOL("nbd-handshake", POOL_RANK_REQUEST, sizeof(struct haggle),
                                          .min = 8, .max = 128, .weight = 1);
 REGISTER(pool, handshake_pool);
+
+static struct list haggles = LIST_INIT(haggles);
 
 /* ---- Reading ---------------------------------------------------------------------------------- */
 
@@ -134,7 +141,7 @@ static int co_opt_starttls(struct haggle *h)
 
 /* ---- The dialogue ----------------------------------------------------------------------------- */
 
-static int co_run_option(struct haggle *h)
+static int co_by_type(struct haggle *h)
 {
     switch (h->option) {
     case NBD_OPT_ABORT:
@@ -159,28 +166,8 @@ static int co_run_option(struct haggle *h)
     }
 }
 
-/* Reads an option's header into h. */
-static int co_next_option(struct haggle *h)
+static int co_run_option(struct haggle *h)
 {
-    struct nbd_option_header o;
-    int rc = co_stream_read(h->c->stream, &o, sizeof(o), STREAM_FOREVER);
-    if (rc)
-        return rc;
-    if (be64_get(o.magic) != NBD_OPTION_MAGIC)
-        return SR_EIO;
-    h->option = be32_get(o.option);
-    h->left = be32_get(o.len);
-    if (h->left > h->budget)
-        return SR_EIO; /* "huge length": a denial of service */
-    h->budget -= h->left;
-    return 0;
-}
-
-static int co_option(struct haggle *h)
-{
-    int rc = co_next_option(h);
-    if (rc)
-        return rc;
     if (h->option == NBD_OPT_EXPORT_NAME)
         return co_opt_export_name(h);
     if (!h->c->fixed) /* "the only valid option in nonfixed newstyle negotiation" */
@@ -189,54 +176,98 @@ static int co_option(struct haggle *h)
         return co_haggle_refuse(h, NBD_REP_ERR_SHUTDOWN, "the server is shutting down");
     if (h->left > OPTION_BYTES)
         return co_haggle_refuse(h, NBD_REP_ERR_TOO_BIG, "option too long");
-    rc = co_run_option(h);
+    int rc = co_by_type(h);
     return rc == SR_EINVAL ? co_haggle_refuse(h, NBD_REP_ERR_INVALID, "malformed option") : rc;
 }
 
-static int co_greet(struct haggle *h)
+static struct haggle *co_haggle_get(void)
+{
+    struct haggle *h = pool_try_get(&handshake_pool, NULL);
+    if (unlikely(!h)) {
+        if (!list_empty(&haggles)) {
+            struct haggle *oldest = list_first(&haggles, struct haggle, link);
+            list_remove(&oldest->link); /* the next one who waits takes another's */
+            log_limited("nbd", "%s: slow handshake: disconnected", oldest->c->stream->peer);
+            stream_abort(oldest->c->stream);
+        }
+        h = co_pool_get(&handshake_pool, NULL);
+    }
+    list_append(&haggles, &h->link);
+    return h;
+}
+
+/* *budget: bytes of options that the client may still send. */
+static int co_option(struct nbd_conn *c, uint32_t *budget)
+{
+    struct nbd_option_header o;
+    int rc = co_stream_read(c->stream, &o, sizeof(o), STREAM_FOREVER);
+    if (rc)
+        return rc;
+    uint32_t len = be32_get(o.len);
+    if (be64_get(o.magic) != NBD_OPTION_MAGIC || len > *budget)
+        return SR_EIO; /* "huge length": a denial of service */
+    *budget -= len;
+    if (len)
+        rc = co_stream_wait(c->stream, MIN((size_t)len, c->stream->max_wait), STREAM_FOREVER);
+    if (rc)
+        return rc;
+    struct haggle *h = co_haggle_get();
+    h->c = c;
+    h->option = be32_get(o.option);
+    h->left = len;
+    h->reply_len = 0;
+    rc = co_run_option(h);
+    list_remove(&h->link);
+    pool_put(&handshake_pool, NULL, h);
+    return rc;
+}
+
+static int co_greet(struct nbd_conn *c)
 {
     struct nbd_greeting g;
     be32 flags;
     be64_set(&g.init_magic, NBD_INIT_MAGIC);
     be64_set(&g.option_magic, NBD_OPTION_MAGIC);
     be16_set(&g.flags, NBD_FLAG_FIXED_NEWSTYLE | NBD_FLAG_NO_ZEROES);
-    int rc = co_stream_write(h->c->stream, &g, sizeof(g));
+    int rc = co_stream_write(c->stream, &g, sizeof(g));
     if (!rc)
-        rc = co_stream_read(h->c->stream, &flags, sizeof(flags), STREAM_FOREVER);
+        rc = co_stream_read(c->stream, &flags, sizeof(flags), STREAM_FOREVER);
     if (rc)
         return rc;
     uint32_t f = be32_get(flags);
     if (f & ~(uint32_t)(NBD_FLAG_C_FIXED_NEWSTYLE | NBD_FLAG_C_NO_ZEROES))
         return HAGGLE_CLOSE; /* "MUST drop the TCP connection" */
-    h->c->fixed = f & NBD_FLAG_C_FIXED_NEWSTYLE;
-    h->c->no_zeroes = f & NBD_FLAG_C_NO_ZEROES;
+    c->fixed = f & NBD_FLAG_C_FIXED_NEWSTYLE;
+    c->no_zeroes = f & NBD_FLAG_C_NO_ZEROES;
     return HAGGLE_ON;
 }
 
+struct limit {
+    struct timer timer;
+    struct stream *stream;
+    bool passed;
+};
+
 static void time_out(struct timer *t)
 {
-    struct haggle *h = container_of(t, struct haggle, timer);
-    h->timed_out = true;
-    stream_abort(h->c->stream);
+    struct limit *l = container_of(t, struct limit, timer);
+    l->passed = true;
+    stream_abort(l->stream);
 }
 
 int co_nbd_handshake(struct nbd_conn *c)
 {
-    struct haggle *h = co_pool_get(&handshake_pool, NULL);
-    uint64_t limit = nbd_handshake_ns();
-    h->c = c;
-    h->budget = HANDSHAKE_BYTES;
-    h->timed_out = false;
-    h->reply_len = 0;
-    timer_init(&h->timer, time_out);
-    if (limit)
-        timer_set(&h->timer, board_clock_ns() + limit);
-    int rc = co_greet(h);
+    struct limit limit = {.stream = c->stream};
+    uint64_t ns = nbd_handshake_ns();
+    uint32_t budget = HANDSHAKE_BYTES;
+    timer_init(&limit.timer, time_out);
+    if (ns)
+        timer_set(&limit.timer, board_clock_ns() + ns);
+    int rc = co_greet(c);
     while (rc == HAGGLE_ON)
-        rc = co_option(h);
-    timer_cancel(&h->timer);
-    if (h->timed_out)
+        rc = co_option(c, &budget);
+    timer_cancel(&limit.timer);
+    if (limit.passed)
         log_limited("nbd", "%s: no handshake in time: disconnected", c->stream->peer);
-    pool_put(&handshake_pool, NULL, h);
     return rc == HAGGLE_TRANSMISSION ? 0 : rc == HAGGLE_CLOSE ? HAGGLE_CLOSE : SR_EIO;
 }

@@ -15,11 +15,9 @@ enum { HAGGLE_ON = 0, HAGGLE_TRANSMISSION = 1, HAGGLE_CLOSE = 2 };
 
 struct haggle {
     struct nbd_conn *c;
-    struct timer timer; /* the whole handshake's time-out */
-    bool timed_out;
+    struct list link; /* of those in use, by age */
     uint32_t option;
-    uint32_t left;   /* bytes of the option's data that were not read yet */
-    uint32_t budget; /* bytes of options that the client may still send */
+    uint32_t left; /* bytes of the option's data that were not read yet */
     uint8_t name[NBD_MAX_STRING];
     size_t reply_len;
     uint8_t reply[2 * NBD_MAX_STRING + 512]; /* a name, a description, and some headers */

@@ -19,6 +19,16 @@
  * (struct nbd_request) from its header to its reply, and a coroutine only while the disk works for
  * it. What waits for a slow client is objects and buffers, bounded by the connection's credits, and
  * at most three kinds of coroutine: the reader, one that sends, NBD_MAX_LONG that read in pieces.
+ *
+ * Stacks. NBD_OWN_STACKS are each connection's own: the reader's and those of two of its requests.
+ * A connection is admitted while the sum of these leaves room for what is everybody's:
+ *
+ *     | own * connections | spare, for further long reads | NBD_STACK_RESERVE |
+ *
+ * Stacks that wait for a client are own ones or spare ones, so they never are all. More requests
+ * than its own may run take stacks that nobody was promised, which the disk gives back; when there
+ * is none, the reader waits until a request of its own connection has ended, and a long read waits
+ * in the connection's line. So no start of ours stands behind another client's.
  */
 #include "blk/blk.h"
 #include "kernel/kernel.h"
@@ -32,8 +42,9 @@
 #define NBD_OWN_REQUESTS       4
 #define NBD_OWN_PIECES         1
 #define NBD_OWN_BUFFERS        4
+#define NBD_OWN_STACKS         3u
 /* Ordinary stacks that connections leave to everybody else. */
-#define NBD_STACK_RESERVE      8
+#define NBD_STACK_RESERVE      8u
 
 enum nbd_mode { NBD_SIMPLE, NBD_STRUCTURED, NBD_EXTENDED }; /* replies; EXTENDED: requests too */
 
@@ -58,13 +69,19 @@ struct nbd_conn {
     /* Fixed by the handshake. */
     enum nbd_mode mode;
     bool no_zeroes, fixed;
+    bool let_in;         /* the handshake is over */
+    bool evicted;        /* its place went to another: does not count any more */
+    uint64_t since;      /* when it came */
     bool status;         /* "base:allocation" is selected for exp */
     uint64_t status_for; /* ... during the handshake: serial of an export */
 
     /* Transmission. */
     uint16_t allowed[NBD_CMDS]; /* command flags */
-    unsigned inflight, longs;
+    unsigned inflight;
+    unsigned longs;            /* reads in pieces; all but the first are on spare stacks */
+    unsigned stacks;           /* of requests and pieces, without the spare ones */
     struct queue long_waiting; /* struct nbd_request.link */
+    struct co *for_stack;      /* the reader, for one of `stacks` to end */
     struct co *waiting;        /* the reader, for inflight to fall below `wait_below` */
     unsigned wait_below;
     bool sending; /* somebody has the turn to send */
@@ -109,6 +126,13 @@ void nbd_accepted(void *ctx, struct stream *s); /* a new client; ctx is not used
 bool nbd_server_running(void);
 bool nbd_server_multi_conn(void);
 uint64_t nbd_handshake_ns(void); /* time for the handshake; 0: no limit */
+/* Stacks that requests beyond their connection's own must leave, and what is left for long reads. */
+extern unsigned nbd_stacks_promised, nbd_spare_stacks;
+/* Another request of this connection may have a stack now. */
+static inline bool nbd_stack_may_take(const struct nbd_conn *c)
+{
+    return likely(c->stacks < NBD_OWN_STACKS - 1) || co_stacks_free() > nbd_stacks_promised;
+}
 
 /* export.c */
 extern struct list nbd_exports;
@@ -136,11 +160,21 @@ void co_nbd_idle(struct nbd_conn *c); /* wait until no request is in flight */
 /* command.c, read.c, status.c: coroutines of one request or piece; they end it. */
 void co_nbd_command(void *request);
 void co_nbd_read(void *request);
-bool nbd_long_may_start(const struct nbd_conn *c); /* another read in pieces, now */
-void nbd_long_start(struct nbd_request *r);
+void nbd_long_start(struct nbd_request *r); /* a read in pieces: now, or when its turn has come */
+void nbd_long_next(struct nbd_conn *c);     /* a stack ended: start of those who wait what may */
 void co_nbd_write_piece(void *piece);
 void co_nbd_status(struct nbd_request *r);     /* r->buf is there */
 void co_nbd_write_done(struct nbd_request *r); /* one of `pending` ended */
+
+/* The end of a request's or a piece's coroutine: the last thing that it does. */
+static inline void nbd_stack_end(struct nbd_conn *c)
+{
+    c->stacks--;
+    if (unlikely(c->for_stack))
+        co_wake(c->for_stack);
+    if (unlikely(!queue_empty(&c->long_waiting)))
+        nbd_long_next(c);
+}
 
 /* Around every request into the graph. Never held while waiting for the client. */
 static inline struct child *co_nbd_gate(struct nbd_request *r)

@@ -67,6 +67,7 @@ int co_opt_list(struct haggle *h)
         /* The description follows the name in the same reply. */
         struct nbd_option_reply *r = (struct nbd_option_reply *)h->reply;
         be32_set(&r->len, (uint32_t)(sizeof(head) + x->name_len + description));
+        ASSERT(sizeof(h->reply) - h->reply_len >= description);
         if (description)
             memcpy(h->reply + h->reply_len, x->description, description);
         h->reply_len += description;

@@ -5,8 +5,9 @@
  * Short (the buffer that the reader got holds it all): disk into buffer, header in front, one
  * piece to the stream. Most reads are this.
  *
- * Long: pieces of what buffer there is. NBD_MAX_LONG at a time and connection, since each keeps its
- * stack while the client takes its time. While one piece leaves, the next is read into another
+ * Long: pieces of what buffer there is. NBD_MAX_LONG at a time and connection at most, since each
+ * keeps its stack while the client takes its time: one on a stack of the connection's, more while
+ * there are spare stacks (nbd.h). While one piece leaves, the next is read into another
  * buffer if one is to be had at once, else into the same after the client took it: so a long read
  * never waits for a buffer that could be held up behind itself.
  *
@@ -233,9 +234,29 @@ static void co_read_one_turn(struct nbd_request *r)
 
 /* ---- Starts ----------------------------------------------------------------------------------- */
 
-bool nbd_long_may_start(const struct nbd_conn *c)
+static bool long_may_start(const struct nbd_conn *c)
 {
-    return c->longs < NBD_MAX_LONG && (!c->longs || co_stacks_free() > 2 * NBD_STACK_RESERVE);
+    if (!c->longs)
+        return nbd_stack_may_take(c);
+    return c->longs < NBD_MAX_LONG && nbd_spare_stacks;
+}
+
+/* The first is one of the connection's stacks, the others are spare ones; which is which does not
+ * matter, so whatever long read ends, the last spare one is given back. */
+static void long_take(struct nbd_conn *c)
+{
+    if (c->longs++)
+        nbd_spare_stacks--;
+    else
+        c->stacks++;
+}
+
+static void long_give(struct nbd_conn *c)
+{
+    if (--c->longs)
+        nbd_spare_stacks++;
+    else
+        c->stacks--;
 }
 
 static bool chunked(const struct nbd_request *r)
@@ -243,45 +264,60 @@ static bool chunked(const struct nbd_request *r)
     return r->conn->mode != NBD_SIMPLE && !(r->flags & NBD_CMD_FLAG_DF);
 }
 
-static void co_long(struct nbd_request *r)
+static void co_read_long(void *request)
 {
+    struct nbd_request *r = request;
     struct nbd_conn *c = r->conn;
     if (chunked(r))
         co_read_chunks(r);
     else
         co_read_one_turn(r);
-    c->longs--;
-    struct qlink *l = nbd_long_may_start(c) ? queue_pop(&c->long_waiting) : NULL;
-    if (l)
-        nbd_long_start(container_of(l, struct nbd_request, link));
+    c->stacks++; /* ours: for nbd_stack_end */
+    long_give(c);
+    nbd_stack_end(c);
 }
 
-static void co_read_long(void *request)
+void nbd_long_next(struct nbd_conn *c)
 {
-    co_long(request);
+    struct qlink *l;
+    while (long_may_start(c) && (l = queue_pop(&c->long_waiting))) {
+        struct nbd_request *r = container_of(l, struct nbd_request, link);
+        long_take(c);
+        co_start(&r->start, co_read_long, r);
+    }
 }
 
 void nbd_long_start(struct nbd_request *r)
 {
-    r->conn->longs++;
-    co_start(&r->start, co_read_long, r);
+    queue_push(&r->conn->long_waiting, &r->link);
+    nbd_long_next(r->conn);
 }
 
-/* A read of a range with holes becomes a long one. */
-static bool co_has_hole(struct nbd_request *r)
+/* A read of a range with holes becomes a long one: true, and our stack is a long read's. The place
+ * is taken before the question, which yields: others ask meanwhile. */
+static bool co_becomes_long(struct nbd_request *r)
 {
+    struct nbd_conn *c = r->conn;
     struct blk_status st;
-    if (likely(r->len < NBD_SPARSE_MIN) || !chunked(r) || !nbd_long_may_start(r->conn))
+    if (likely(r->len < NBD_SPARSE_MIN) || !chunked(r) || !long_may_start(c))
         return false;
-    return !co_status_here(r, r->offset, r->len, &st) && (st.flags & BLK_ZERO || st.len < r->len);
+    long_take(c);
+    c->stacks--;
+    if (!co_status_here(r, r->offset, r->len, &st) && (st.flags & BLK_ZERO || st.len < r->len))
+        return true;
+    c->stacks++;
+    long_give(c);
+    if (unlikely(!queue_empty(&c->long_waiting)))
+        nbd_long_next(c);
+    return false;
 }
 
 void co_nbd_read(void *request)
 {
     struct nbd_request *r = request;
-    if (unlikely(co_has_hole(r))) {
-        r->conn->longs++;
-        co_long(r);
+    struct nbd_conn *c = r->conn;
+    if (unlikely(co_becomes_long(r))) {
+        co_read_long(r);
         return;
     }
     r->error = co_read_piece(r, r->offset, (size_t)r->len);
@@ -289,4 +325,5 @@ void co_nbd_read(void *request)
         co_nbd_reply_data(r, (size_t)r->len);
     else
         co_nbd_reply(r);
+    nbd_stack_end(c);
 }

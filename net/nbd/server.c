@@ -7,16 +7,18 @@
  * Listening begins when all options were applied (START_LISTEN), so that the first client finds
  * every export, and ends first of all at shutdown.
  *
- * A client that is one too many (max-connections, or no memory for its guarantees) is disconnected
- * at once. The storage daemon leaves it in the listen queue instead, where it waits without knowing
- * for what; a closed connection is an answer.
+ * A client that is one too many (max-connections, or no memory or stacks for its guarantees) is
+ * disconnected at once. The storage daemon leaves it in the listen queue instead, where it waits
+ * without knowing for what; a closed connection is an answer. But it takes the place of the oldest
+ * one that still is in its handshake, if that had EVICT_NS for it: silent clients keep no one out.
  */
 #include "kernel/command.h"
 #include "net/nbd/nbd.h"
 
 #include <stdio.h>
 
-#define BACKLOG 128
+#define BACKLOG  128
+#define EVICT_NS (250ull * 1000000)
 
 static struct pool conn_pool = POOL("nbd-conn", POOL_RANK_CONNECTION, sizeof(struct nbd_conn),
                                     .min = 8, .max = 1024, .weight = 1);
@@ -31,6 +33,8 @@ static struct {
     struct list conns;
     unsigned nconns;
 } server = {.conns = LIST_INIT(server.conns)};
+
+unsigned nbd_stacks_promised, nbd_spare_stacks;
 
 bool nbd_server_running(void)
 {
@@ -65,13 +69,37 @@ no_pieces:
     return SR_ENOMEM;
 }
 
+/* Spare stacks of all long reads beyond a connection's first; set aside once for all. */
+static unsigned spare_stacks(void)
+{
+    return co_stacks_total() / 16;
+}
+
+static bool stacks_left(void)
+{
+    return (server.nconns + 1) * NBD_OWN_STACKS + spare_stacks() + NBD_STACK_RESERVE <=
+           co_stacks_total();
+}
+
+/* Taken together with what nobody has yet: a little more than there is need to leave, and one number
+ * for the data path. */
+static void count_conn(int by)
+{
+    if (!server.nconns)
+        nbd_spare_stacks = spare_stacks();
+    server.nconns += (unsigned)by;
+    nbd_stacks_promised = server.nconns * (NBD_OWN_STACKS - 1) + spare_stacks() + NBD_STACK_RESERVE;
+}
+
 static struct nbd_conn *conn_open(struct stream *s)
 {
+    if (!stacks_left())
+        return NULL;
     struct nbd_conn *c = pool_try_get(&conn_pool, NULL);
     if (!c)
         return NULL;
-    *c = (struct nbd_conn){.stream = s};
-    if (co_stacks_free() < NBD_STACK_RESERVE || open_credits(c)) {
+    *c = (struct nbd_conn){.stream = s, .since = board_clock_ns()};
+    if (open_credits(c)) {
         pool_put(&conn_pool, NULL, c);
         return NULL;
     }
@@ -79,19 +107,41 @@ static struct nbd_conn *conn_open(struct stream *s)
     queue_init(&c->long_waiting);
     list_init(&c->export_link);
     list_append(&server.conns, &c->link);
-    server.nconns++;
+    count_conn(1);
     return c;
+}
+
+static void give_guarantees(struct nbd_conn *c)
+{
+    count_conn(-1);
+    buf_credit_close(&c->bufs);
+    credit_close(&c->pieces);
+    credit_close(&c->requests);
 }
 
 static void conn_free(struct nbd_conn *c)
 {
     list_remove(&c->link);
     list_remove(&c->export_link);
-    server.nconns--;
-    buf_credit_close(&c->bufs);
-    credit_close(&c->pieces);
-    credit_close(&c->requests);
+    ASSERT(!c->stacks && !c->longs);
+    if (!c->evicted)
+        give_guarantees(c);
     pool_put(&conn_pool, NULL, c);
+}
+
+/* In its handshake a connection holds nothing of what it was guaranteed. */
+static bool evict_one(void)
+{
+    uint64_t now = board_clock_ns();
+    list_for_each (c, &server.conns, struct nbd_conn, link)
+        if (!c->let_in && !c->evicted && now - c->since >= EVICT_NS) {
+            log_limited("nbd", "%s: slow handshake: disconnected for another", c->stream->peer);
+            c->evicted = true;
+            give_guarantees(c);
+            stream_abort(c->stream);
+            return true;
+        }
+    return false;
 }
 
 /* Ends gracefully after DISC and ABORT; after anything else what is queued is of no use to anyone,
@@ -101,6 +151,9 @@ static void co_conn(void *arg)
     struct nbd_conn *c = arg;
     TRACE(stream_open, c, 0);
     int rc = co_nbd_handshake(c);
+    if (c->evicted)
+        rc = SR_ECANCELED;
+    c->let_in = true;
     if (!rc)
         rc = co_nbd_transmission(c);
     if (rc < 0)
@@ -139,18 +192,27 @@ static void refuse(struct stream *s, const char *why)
     co_start(&r->start, co_refuse, r);
 }
 
+static bool too_many(void)
+{
+    return server.max_connections && server.nconns >= server.max_connections;
+}
+
 void nbd_accepted(void *ctx, struct stream *s)
 {
     (void)ctx;
-    struct nbd_conn *c;
-    if (system_quitting())
+    struct nbd_conn *c = NULL;
+    if (system_quitting()) {
         refuse(s, "leaving");
-    else if (server.max_connections && server.nconns >= server.max_connections)
-        refuse(s, "too many connections");
-    else if (!(c = conn_open(s)))
-        refuse(s, "no room for another connection");
-    else
+        return;
+    }
+    if (!too_many())
+        c = conn_open(s);
+    if (!c && evict_one())
+        c = conn_open(s);
+    if (c)
         co_start(&c->start, co_conn, c);
+    else
+        refuse(s, too_many() ? "too many connections" : "no room for another connection");
 }
 
 /* ---- --nbd-server ----------------------------------------------------------------------------- */

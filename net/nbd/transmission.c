@@ -11,7 +11,8 @@
  *                                 +- others: a coroutine
  *
  * Order of acquisition: request, buffer or piece, stack (pool ranks). All waiting for the client is
- * done here, where only the reader's stack is held.
+ * done here, where only the reader's stack is held. Stacks above the connection's own are waited for
+ * here, too (nbd.h).
  *
  * Spec: "Request message", "Request types", "Error values", "Size constraints". A hard disconnect
  * (any return but 0) follows a bad magic, and a payload above 32 MiB.
@@ -40,6 +41,28 @@ static void co_wait_inflight(struct nbd_conn *c, unsigned below)
 void co_nbd_idle(struct nbd_conn *c)
 {
     co_wait_inflight(c, 1);
+}
+
+/* One of the connection's requests that run has ended, or nobody was promised what is free. */
+static void co_wait_stack(struct nbd_conn *c)
+{
+    c->for_stack = co_self();
+    while (!nbd_stack_may_take(c))
+        co_yield ();
+    c->for_stack = NULL;
+}
+
+static inline void co_take_stack(struct nbd_conn *c)
+{
+    if (unlikely(!nbd_stack_may_take(c)))
+        co_wait_stack(c);
+    c->stacks++;
+}
+
+static inline void co_start_request(struct nbd_request *r, co_fn *fn)
+{
+    co_take_stack(r->conn);
+    co_start_now(&r->start, fn, r);
 }
 
 /* A drain is under way: let it have the reader's stack only. */
@@ -117,6 +140,7 @@ static int co_lend_piece(struct nbd_request *r, uint64_t offset, size_t n, size_
     struct nbd_conn *c = r->conn;
     struct nbd_piece *p = co_pool_get(&nbd_piece_pool, &c->pieces);
     stream_borrow(c->stream, n, &p->loan);
+    co_take_stack(c);
     p->req = r;
     p->offset = offset;
     *lent = p->loan.len;
@@ -186,11 +210,9 @@ static void co_start_read(struct nbd_request *r)
     struct nbd_conn *c = r->conn;
     r->buf = co_buf_get_upto(&c->bufs, (size_t)r->len);
     if (likely(r->len <= r->buf->size))
-        co_start_now(&r->start, co_nbd_read, r);
-    else if (nbd_long_may_start(c))
-        nbd_long_start(r);
+        co_start_request(r, co_nbd_read);
     else
-        queue_push(&c->long_waiting, &r->link);
+        nbd_long_start(r);
 }
 
 static int co_dispatch(struct nbd_request *r)
@@ -204,7 +226,7 @@ static int co_dispatch(struct nbd_request *r)
     else {
         if (r->type == NBD_CMD_BLOCK_STATUS)
             r->buf = co_buf_get_upto(&r->conn->bufs, NBD_STATUS_BUF);
-        co_start_now(&r->start, co_nbd_command, r);
+        co_start_request(r, co_nbd_command);
     }
     return 0;
 }
@@ -219,7 +241,7 @@ static int co_take_payload(struct nbd_request *r)
         nbd_request_end(r);
         return SR_EINVAL;
     }
-    if (r->type == NBD_CMD_BLOCK_STATUS && r->conn->status && r->len <= NBD_MAX_PAYLOAD) {
+    if (r->type == NBD_CMD_BLOCK_STATUS && r->conn->status) {
         rc = co_receive_status(r);
     } else {
         r->error = check(r);
@@ -242,7 +264,7 @@ static int co_take_payload(struct nbd_request *r)
     return 0;
 }
 
-static int co_start_request(struct nbd_request *r)
+static int co_take_request(struct nbd_request *r)
 {
     if (has_payload(r))
         return co_take_payload(r);
@@ -303,7 +325,7 @@ static int co_receive(struct nbd_conn *c)
         return 1;
     struct nbd_request *r = co_new_request(c, &h.head);
     r->len = ext ? be64_get(h.len) : be32_get(((struct nbd_compact_request *)&h)->len);
-    return co_start_request(r);
+    return co_take_request(r);
 }
 
 int co_nbd_transmission(struct nbd_conn *c)
