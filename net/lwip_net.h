@@ -23,6 +23,9 @@ struct netport {
     bool kick;            /* frames were queued since the last kick */
     bool dhcp;
     char announced[200]; /* the console line of its addresses */
+    struct nic_rx_buf
+        *ack; /* the last frame, if it only acknowledges: a later one may replace it */
+    unsigned ack_flags;
 };
 #define NET_PORTS_MAX 8
 extern struct netport *net_ports[NET_PORTS_MAX];

@@ -14,6 +14,10 @@
  * sum of the pseudo-header, must not be verified; lwIP asks the interface's flags, so they are set
  * before each frame.
  *
+ * Acknowledgements come in rows when we have sent much: within a batch, one that only acknowledges
+ * is kept back for a moment, and dropped when the next frame of the card acknowledges more of the same
+ * connection. Duplicates acknowledge no more and are all seen, and so is all with options (SACK).
+ *
  * Missing on purpose: frames longer than 65535 bytes with their Ethernet header (a pbuf's length has
  * 16 bits) are dropped; no segment that a Linux host makes by itself is that long.
  */
@@ -23,6 +27,8 @@
 
 #include "lwip/etharp.h"
 #include "lwip/ethip6.h"
+#include "lwip/prot/tcp.h"
+#include "lwip/priv/tcp_priv.h"
 #include "netif/ethernet.h"
 
 struct rx_pbuf {
@@ -85,7 +91,7 @@ static struct pbuf *wrap_frame(struct netport *port, struct nic_rx_buf *chain, s
     return head;
 }
 
-static void port_rx(struct nic *n, struct nic_rx_buf *chain, unsigned flags)
+static void deliver(struct nic *n, struct nic_rx_buf *chain, unsigned flags)
 {
     struct netport *port = n->net;
     size_t total = 0;
@@ -104,6 +110,71 @@ static void port_rx(struct nic *n, struct nic_rx_buf *chain, unsigned flags)
     if (ethernet_input(p, &port->netif) != ERR_OK)
         pbuf_free(p);
     net_timers_changed();
+}
+
+/* The TCP header of a frame that is nothing but an acknowledgement, or NULL. */
+static const struct tcp_hdr *only_ack(const struct nic_rx_buf *b)
+{
+    const struct eth_hdr *eth = (const struct eth_hdr *)b->data;
+    const uint8_t *ip = b->data + SIZEOF_ETH_HDR;
+    const struct tcp_hdr *th;
+    if (b->next || b->len < SIZEOF_ETH_HDR + IP_HLEN + TCP_HLEN)
+        return NULL;
+    if (eth->type == PP_HTONS(ETHTYPE_IP)) {
+        const struct ip_hdr *h = (const struct ip_hdr *)ip;
+        if (h->_v_hl != 0x45 || h->_len != PP_HTONS(IP_HLEN + TCP_HLEN) ||
+            h->_proto != IP_PROTO_TCP || (h->_offset & PP_HTONS(IP_MF | IP_OFFMASK)))
+            return NULL;
+        th = (const struct tcp_hdr *)(ip + IP_HLEN);
+    } else {
+        const struct ip6_hdr *h = (const struct ip6_hdr *)ip;
+        if (eth->type != PP_HTONS(ETHTYPE_IPV6) || b->len < SIZEOF_ETH_HDR + IP6_HLEN + TCP_HLEN ||
+            h->_plen != PP_HTONS(TCP_HLEN) || h->_nexth != IP_PROTO_TCP)
+            return NULL;
+        th = (const struct tcp_hdr *)(ip + IP6_HLEN);
+    }
+    return th->_hdrlen_rsvd_flags == PP_HTONS(TCP_HLEN / 4 << 12 | TCP_ACK) ? th : NULL;
+}
+
+/* Does the frame `b` make the acknowledgement `a` superfluous? All but identification and sums before
+ * the ports has to be the same. */
+static bool replaces(const struct nic_rx_buf *a, const struct nic_rx_buf *b,
+                     const struct tcp_hdr *tb)
+{
+    const struct tcp_hdr *ta = only_ack(a);
+    size_t at = (size_t)((const uint8_t *)tb - b->data), addresses = at == 34 ? 8 : 32;
+    return (const uint8_t *)ta - a->data == (const uint8_t *)tb - b->data &&
+           !memcmp((const uint8_t *)ta - addresses, (const uint8_t *)tb - addresses,
+                   addresses + 2 * sizeof(u16_t)) &&
+           ta->seqno == tb->seqno && TCP_SEQ_GT(lwip_ntohl(tb->ackno), lwip_ntohl(ta->ackno));
+}
+
+static void deliver_ack(struct nic *n)
+{
+    struct netport *port = n->net;
+    struct nic_rx_buf *ack = port->ack;
+    port->ack = NULL;
+    if (ack)
+        deliver(n, ack, port->ack_flags);
+}
+
+static void port_rx(struct nic *n, struct nic_rx_buf *chain, unsigned flags)
+{
+    struct netport *port = n->net;
+    bool sound = flags & (NIC_RX_CSUM_PARTIAL | NIC_RX_CSUM_VALID);
+    const struct tcp_hdr *th = sound ? only_ack(chain) : NULL;
+    if (!th) {
+        deliver_ack(n);
+        deliver(n, chain, flags);
+        return;
+    }
+    if (port->ack && replaces(port->ack, chain, th)) {
+        n->ops->rx_return(n, port->ack);
+        port->ack = NULL;
+    }
+    deliver_ack(n);
+    port->ack = chain;
+    port->ack_flags = flags;
 }
 
 /* ---- The interface ---- */
@@ -157,6 +228,7 @@ int netport_open(struct nic *n, unsigned mtu, struct netport **out)
     n->tx_space = net_tx_space;
     n->link_change = link_changed;
     n->rx = port_rx;
+    n->rx_batch_end = deliver_ack;
     if (!netif_default)
         netif_set_default(&port->netif);
     *out = port;

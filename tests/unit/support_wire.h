@@ -29,6 +29,7 @@ struct wire_card {
     uint8_t *memory;
     struct poller poller;
     bool wants_space;
+    bool in_batch; /* more frames follow at once */
 };
 /* features: NIC_*. mtu of 1500. Registers nothing: give it to net_attach. */
 void wire_card_init(struct wire_card *c, unsigned index, unsigned features, unsigned rx_buffers);

@@ -424,6 +424,43 @@ static void co_crowd(void *arg)
     co_alive();
 }
 
+/* Acknowledgements of one batch: one that a later one replaces is not seen, duplicates all are. */
+static void acks(const uint32_t *offsets, unsigned n, uint32_t base)
+{
+    peer.card.in_batch = true;
+    for (unsigned i = 0; i < n; i++)
+        peer_send(&peer, peer.seq, base + offsets[i], ACK, NULL, 0, NULL, 0);
+    peer.card.in_batch = false;
+    peer.card.nic.rx_batch_end(&peer.card.nic);
+}
+
+static void co_ack_rows(void *arg)
+{
+    static const uint32_t row[] = {1460, 2920, 5840}, twice[] = {5840, 5840};
+    (void)arg;
+    struct stream *s = co_meet();
+    const struct tcp_stream *t = container_of(s, struct tcp_stream, s);
+    uint32_t base = peer.ack;
+    peer.auto_ack = false;
+    unsigned free_before = 0, free_after = 0;
+    co_give(s, 0, 20000);
+    co_pause(2);
+    for (const struct nic_rx_buf *b = peer.card.free; b; b = b->next)
+        free_before++;
+    acks(row, 3, base);
+    assert_int_equal(t->pcb->lastack, base + 5840);
+    assert_int_equal(t->pcb->dupacks, 0);
+    acks(twice, 2, base);
+    assert_int_equal(t->pcb->dupacks, 2);
+    for (const struct nic_rx_buf *b = peer.card.free; b; b = b->next)
+        free_after++;
+    assert_int_equal(free_before, free_after); /* those that were dropped went back */
+    peer.auto_ack = true;
+    peer_send(&peer, peer.seq, base + 20000, ACK, NULL, 0, NULL, 0);
+    peer.ack = base + 20000;
+    co_part(s);
+}
+
 /* ---- */
 
 #define CASE(name)                        \
@@ -445,6 +482,7 @@ CASE(first_window)
 CASE(our_window)
 CASE(crumbs)
 CASE(crowd)
+CASE(ack_rows)
 
 int main(void)
 {
@@ -455,7 +493,7 @@ int main(void)
         cmocka_unit_test(test_shrunk_window), cmocka_unit_test(test_zero_window),
         cmocka_unit_test(test_our_window),    cmocka_unit_test(test_crumbs),
         cmocka_unit_test(test_crowd),         cmocka_unit_test(test_scarce),
-        cmocka_unit_test(test_first_window),
+        cmocka_unit_test(test_first_window),  cmocka_unit_test(test_ack_rows),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
