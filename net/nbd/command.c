@@ -4,7 +4,8 @@
  * request's coroutine, inside the gate only while the graph works.
  *
  * FLUSH covers every write that was replied to on any connection, since all of them write through
- * the same node: so MULTI_CONN is promised. FUA on commands that write nothing is ignored, as the
+ * the same node: so MULTI_CONN is promised. A write of several pieces with FUA is flushed once, after
+ * them all. FUA on commands that write nothing is ignored, as the
  * specification allows.
  */
 #include "net/nbd/nbd.h"
@@ -70,8 +71,13 @@ void co_nbd_command(void *request)
 
 void co_nbd_write_done(struct nbd_request *r)
 {
-    if (--r->pending == 0)
-        co_nbd_reply(r);
+    if (--r->pending)
+        return;
+    if (unlikely(r->flush) && !r->error) {
+        r->error = co_blk_flush(co_nbd_gate(r));
+        nbd_gate_leave(r);
+    }
+    co_nbd_reply(r);
 }
 
 void co_nbd_write_piece(void *piece)
@@ -81,7 +87,12 @@ void co_nbd_write_piece(void *piece)
     struct nbd_conn *c = r->conn;
     struct iov v = {.seg = p->loan.seg, .skip = 0, .len = p->loan.len};
     struct child *root = co_nbd_gate(r);
-    int rc = co_blk_pwritev(root, p->offset, v, fua(r));
+    unsigned flags = fua(r);
+    if (unlikely(flags) && v.len < r->len) {
+        flags = 0;
+        r->flush = true;
+    }
+    int rc = co_blk_pwritev(root, p->offset, v, flags);
     nbd_gate_leave(r);
     stream_release(&p->loan);
     pool_put(&nbd_piece_pool, &c->pieces, p);

@@ -97,6 +97,7 @@ struct nbd_request {
     uint64_t offset, len;
     int error;        /* the first one */
     unsigned pending; /* write: pieces under way, and the reader */
+    bool flush;       /* write: FUA, and several pieces: one flush after them all */
 
     /* Reply. Either `head_len` bytes of head (copied by the stream), or `seg`, lent with `hold`. */
     struct buf *buf;

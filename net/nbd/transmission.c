@@ -157,6 +157,7 @@ static int co_receive_write(struct nbd_request *r)
     uint64_t offset = r->offset, left = r->len;
     int rc = 0;
     r->pending = 1;
+    r->flush = false;
     while (left && !rc) {
         size_t n = piece_len(r->conn, offset, left);
         if (unlikely(r->error)) {

@@ -103,3 +103,13 @@ def test_no_card_at_all(tmp):
         names = [n['node-name'] for n in vm.qmp()('query-named-block-nodes')['return']]
         assert names == ['disk0']
         vm.quit()
+
+
+def test_a_hundred_that_do_not_read(tmp):
+    with VM(WORDS, disks(tmp), mem=64) as vm:
+        idle, buf = [], nbd.Buffer(1 << 20)
+        for _ in range(95):
+            h = vm.connect('raw')
+            idle += [h] + [h.aio_pread(buf, i << 20) for i in range(4)]
+        hammer([vm.connect('raw') for _ in range(2)], 2, 11)
+        vm.quit()

@@ -421,3 +421,64 @@ def test_quit_answers_what_is_under_way(tmp):
                 assert data[cookie << 16:(cookie + 1) << 16] == bytes([cookie + 1]) * (1 << 16)
             else:
                 assert error == 108
+
+
+# ---- clients that take and give nothing ----
+
+def small(tmp, monkeypatch, mem):
+    monkeypatch.setenv('STRONGROOM_MEM', mem)
+    lib.pattern_image(f'{tmp}/disk', SIZE)
+    return serve(f'{tmp}/disk', f'{tmp}/s')
+
+
+def verified_io(h, disk):
+    data = open(disk, 'rb').read()
+    for i in range(50):
+        assert bytes(h.pread(4096, i * 12288)) == data[i * 12288:i * 12288 + 4096]
+
+
+@pytest.mark.parametrize('mem, least', [('16M', 20), ('64M', 100)])
+def test_non_readers_and_idle_ones(tmp, monkeypatch, mem, least):
+    """As many as are let in, each with long reads that it never takes: one that was there goes on."""
+    with small(tmp, monkeypatch, mem) as s:
+        h = s.connect('vol')
+        others = []
+        try:
+            while len(others) < 99:
+                others.append(raw_client(s.path))
+        except (OSError, struct.error, AssertionError):
+            pass  # refused
+        assert len(others) + 1 >= least, f'{len(others)} let in'
+        verified_io(h, f'{tmp}/disk')
+        for c in others:
+            c.sendall(b''.join(request(0, 0, 32 << 20, i) for i in range(6)))
+        time.sleep(.5)
+        verified_io(h, f'{tmp}/disk')
+        for c in others:
+            c.close()
+        s.term()
+
+
+@pytest.mark.parametrize('mem', ['12M', '64M'])
+def test_silent_handshakes(tmp, monkeypatch, mem):
+    """Sixty that say nothing, or stop in the middle of an option, short or long."""
+    said = [b'', bytes([0, 0, 0, 3]), bytes([0, 0, 0, 3]) + b'IHAVEOPT' + struct.pack('>II', 7, 1000) + bytes(500),
+            bytes([0, 0, 0, 3]) + b'IHAVEOPT' + struct.pack('>II', 77, 300000) + bytes(1000)]
+    with small(tmp, monkeypatch, mem) as s:
+        silent = []
+        for i in range(60):
+            c = socket.socket(socket.AF_UNIX)
+            c.connect(s.path)
+            try:
+                c.sendall(said[i % 4])
+            except OSError:
+                pass  # refused
+            silent.append(c)
+        time.sleep(.4)
+        begin = time.time()
+        h = s.connect('vol')
+        verified_io(h, f'{tmp}/disk')
+        assert time.time() - begin < 1
+        for c in silent:
+            c.close()
+        s.term()
