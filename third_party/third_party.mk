@@ -111,8 +111,11 @@ endef
 
 # --- lwIP: $(BUILD)/FORM/liblwip.a ---------------------------------------------------------------
 
+# Our configuration is a system header to the compiler, so -MMD does not tell of it.
+LWIP_CONFIG := net/lwipopts.h net/arch/cc.h net/lwip_hooks.h
+
 define lwip
-$(BUILD)/$1/lwip/%.o: $(TP)/src/lwip.unpacked $(BUILD)/$1/flags | $$(HEADERS_$1)
+$(BUILD)/$1/lwip/%.o: $(TP)/src/lwip.unpacked $(LWIP_CONFIG) $(BUILD)/$1/flags | $$(HEADERS_$1)
 	@mkdir -p $$(@D)
 	$$(Q)$$(CC_$1) $$(CFLAGS_$1) -w -MMD -MP -c -o $$@ $(TP)/src/lwip/$$*.c
 
