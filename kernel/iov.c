@@ -14,15 +14,6 @@ unsigned iov_count(struct iov v)
     return n;
 }
 
-size_t iov_prefix(struct iov v, unsigned max_seg, size_t max_bytes)
-{
-    size_t sum = 0, len;
-    void *p;
-    for (unsigned n = 0; n < max_seg && sum < max_bytes && iov_next(&v, &p, &len); n++)
-        sum += len;
-    return MIN(sum, max_bytes);
-}
-
 void iov_copy_out(void *dst, struct iov v, size_t off, size_t len)
 {
     char *to = dst;
@@ -82,16 +73,6 @@ bool iov_is_zero(struct iov v)
     size_t n;
     while (iov_next(&v, &p, &n))
         if (!all_zero(p, n))
-            return false;
-    return true;
-}
-
-bool iov_aligned(struct iov v, size_t align)
-{
-    void *p;
-    size_t n;
-    while (iov_next(&v, &p, &n))
-        if (!is_aligned((uintptr_t)p | n, align))
             return false;
     return true;
 }

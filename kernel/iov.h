@@ -50,8 +50,6 @@ static inline bool iov_next(struct iov *w, void **base, size_t *len)
     return true;
 }
 unsigned iov_count(struct iov v); /* number of contiguous pieces */
-/* Longest prefix of v with at most max_seg pieces and max_bytes bytes, in bytes. */
-size_t iov_prefix(struct iov v, unsigned max_seg, size_t max_bytes);
 void iov_copy_out(void *dst, struct iov v, size_t off,
                   size_t len); /* from the list to flat memory */
 void iov_copy_in(struct iov v, size_t off, const void *src,
@@ -59,6 +57,4 @@ void iov_copy_in(struct iov v, size_t off, const void *src,
 void iov_copy(struct iov dst, struct iov src); /* MIN(dst.len, src.len) bytes */
 void iov_fill(struct iov v, size_t off, int byte, size_t len);
 bool iov_is_zero(struct iov v);
-/* Every piece's address and length a multiple of align (power of two)? */
-bool iov_aligned(struct iov v, size_t align);
 #endif

@@ -462,27 +462,6 @@ int pci_msix_set(struct pci_dev *d, unsigned entry, const struct irq *irq)
     return 0;
 }
 
-int pci_msi_enable(struct pci_dev *d, const struct irq *irq)
-{
-    uint64_t addr;
-    uint32_t data;
-    uint16_t cap = pci_find_cap(d, CAP_MSI, 0);
-    if (!cap)
-        return SR_ENOTSUP;
-    irq_msi_message(irq, &addr, &data);
-    uint32_t control = pci_read(d, cap + MSI_CONTROL, 2);
-    bool wide = control & MSI_64;
-    if (addr >> 32 && !wide)
-        return SR_ENOTSUP;
-    pci_write(d, cap + 4, 4, (uint32_t)addr);
-    if (wide)
-        pci_write(d, cap + 8, 4, (uint32_t)(addr >> 32));
-    pci_write(d, cap + (wide ? 12 : 8), 2, data);
-    control = (control & ~(uint32_t)MSI_MULTIPLE) | MSI_ENABLE;
-    pci_write(d, cap + MSI_CONTROL, 2, control);
-    return 0;
-}
-
 void co_mmio_offer(const struct mmio_dev *d)
 {
     registry_for_each (mmio_driver, it) {

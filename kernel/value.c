@@ -49,13 +49,6 @@ enum value_kind value_kind(const struct value *v)
     return v->kind;
 }
 
-const char *value_kind_name(enum value_kind k)
-{
-    static const char *const names[] = {"null",   "boolean", "integer", "integer",
-                                        "number", "string",  "array",   "object"};
-    return names[k];
-}
-
 struct value *value_null(void)
 {
     return value_new(VALUE_NULL, 0);

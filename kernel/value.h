@@ -25,8 +25,6 @@ enum value_kind {
 
 struct value;
 enum value_kind value_kind(const struct value *v);
-const char *value_kind_name(
-    enum value_kind k); /* "string", "integer", "boolean", ... as QEMU's error sentences say */
 
 struct value *value_null(void);
 struct value *value_bool(bool b);
