@@ -52,6 +52,8 @@ void net_tx_announce(const struct tcp_pcb *pcb, const struct pbuf *p);
 /* Frames are numbered as they come. Gives memory back to its owner as soon as no card reads any
  * frame up to `last`, the last that may refer to it. */
 void net_tx_release(struct stream_hold *h, uint64_t last);
+/* Releases h when everything that was given to net_tx_release so far is back with its owner. */
+void net_tx_release_last(struct stream_hold *h);
 
 /* ---- lwip_port.c ---- */
 
@@ -117,6 +119,8 @@ struct tcp_stream {
     struct net_chunk *chunk;
     struct credit tx_chunks;
     struct co *closer;
+    struct stream_hold last; /* behind all other holds, when the stream closes */
+    bool last_released;
 };
 struct net_chunk {
     union {

@@ -400,6 +400,25 @@ static void co_shut(struct tcp_stream *t)
     }
 }
 
+static void last_released(struct stream_hold *h)
+{
+    struct tcp_stream *t = container_of(h, struct tcp_stream, last);
+    t->last_released = true;
+    wake(t->closer);
+}
+
+/* A hold that the peer has acknowledged, or that an abort has freed, may still wait for the card; and
+ * its owner takes a closed stream for one that has let go of everything. */
+static void co_let_go(struct tcp_stream *t)
+{
+    while (t->pcb || t->loaned || t->holds.first || t->senders)
+        co_yield ();
+    t->last.release = last_released;
+    net_tx_release_last(&t->last);
+    while (!t->last_released || t->tx_chunks.held)
+        co_yield ();
+}
+
 static void tcp_co_close(struct stream *s)
 {
     struct tcp_stream *t = of(s);
@@ -413,9 +432,7 @@ static void tcp_co_close(struct stream *s)
     if (t->pcb)
         tcp_stream_abort(s);
     release_acked(t);
-    /* Loans come back, lent memory is read by no card any more, nobody is on the way out of a call. */
-    while (t->pcb || t->loaned || t->holds.first || t->tx_chunks.held || t->senders)
-        co_yield ();
+    co_let_go(t);
     list_remove(&t->dirty);
     list_remove(&t->link);
     credit_close(&t->rx_chunks);

@@ -116,6 +116,16 @@ void net_tx_release(struct stream_hold *h, uint64_t last)
     queue_push(&releases, &h->link);
 }
 
+void net_tx_release_last(struct stream_hold *h)
+{
+    if (!releases.first) {
+        h->release(h);
+        return;
+    }
+    h->end = tx.issued;
+    queue_push(&releases, &h->link);
+}
+
 static void job_done(void *cookie)
 {
     job_put(cookie);

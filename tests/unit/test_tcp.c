@@ -401,6 +401,7 @@ static void test_slow_disk(void **state)
 /* Acknowledged memory that a frame in the card's ring still refers to comes back later. */
 static struct piece parked;
 static struct source parked_owner;
+static bool closed;
 
 static void co_release_after_ring(void *arg)
 {
@@ -439,6 +440,49 @@ static void test_release_after_ring(void **state)
 {
     (void)state;
     test_co_run(co_release_after_ring, NULL);
+}
+
+/* A closed stream has let go of everything, also of what the card is slow to read. */
+static void co_close_and_look(void *arg)
+{
+    struct stream *s = arg;
+    co_stream_close(s);
+    assert_false(parked.out);
+    closed = true;
+}
+
+static void co_close_waits(void *arg)
+{
+    (void)arg;
+    start_net(ALL);
+    struct stream *c = co_dial(false), *s = accepted;
+    static struct co_start start;
+    struct seg seg;
+    parked = (struct piece){.hold = {.release = piece_back},
+                            .owner = &parked_owner,
+                            .len = 5000,
+                            .out = true,
+                            .data = test_malloc(5000)};
+    closed = false;
+    server_card.hold = true;
+    assert_int_equal(co_stream_send(s, iov_one(&seg, parked.data, 5000), &parked.hold), 0);
+    co_sleep_ns(1000000);
+    stream_abort(s);
+    co_start(&start, co_close_and_look, s);
+    co_sleep_ns(5000000);
+    assert_true(parked.out && !closed);
+    server_card.hold = false;
+    co_sleep_ns(5000000);
+    assert_true(closed);
+    test_free(parked.data);
+    co_stream_close(c);
+    assert_int_equal(net_stream_count, 0);
+}
+
+static void test_close_waits(void **state)
+{
+    (void)state;
+    test_co_run(co_close_waits, NULL);
 }
 
 static void co_ends(void *arg)
@@ -543,6 +587,7 @@ int main(void)
         cmocka_unit_test(test_big_waits),
         cmocka_unit_test(test_slow_disk),
         cmocka_unit_test(test_release_after_ring),
+        cmocka_unit_test(test_close_waits),
         cmocka_unit_test(test_ends),
         cmocka_unit_test(test_cut_end),
     };
