@@ -275,14 +275,16 @@ static bool overlap(uint64_t a, uint64_t alen, uint64_t b, uint64_t blen)
     return alen && blen && (a < b ? b - a < alen : a - b < blen);
 }
 
-static int check_refcounts(struct parser *p, uint64_t *off, uint64_t *bytes)
+static int check_refcounts(struct parser *p)
 {
+    struct qcow2_image *img = p->img;
     uint64_t clusters = be32_get(p->h.refcount_table_clusters);
     if (!clusters)
         return error_set(p->err, SR_EINVAL, "Image does not contain a reference count table");
-    *off = be64_get(p->h.refcount_table_offset);
-    *bytes = clusters << p->img->cluster_bits;
-    return check_table(p, *off, *bytes, QCOW2_MAX_REFTABLE_BYTES, "Reference count table");
+    img->reftable_offset = be64_get(p->h.refcount_table_offset);
+    img->reftable_bytes = clusters << img->cluster_bits;
+    return check_table(p, img->reftable_offset, img->reftable_bytes, QCOW2_MAX_REFTABLE_BYTES,
+                       "Reference count table");
 }
 
 static int check_l1(struct parser *p)
@@ -309,8 +311,7 @@ static int check_l1(struct parser *p)
 static int check_tables(struct parser *p)
 {
     struct qcow2_image *img = p->img;
-    uint64_t ref_off = 0, ref_bytes = 0;
-    int r = check_refcounts(p, &ref_off, &ref_bytes);
+    int r = check_refcounts(p);
     if (r)
         return r;
     img->nb_snapshots = be32_get(p->h.nb_snapshots);
@@ -322,7 +323,7 @@ static int check_tables(struct parser *p)
     r = check_l1(p);
     if (r)
         return r;
-    if (overlap(img->l1_offset, 8ull * img->l1_size, ref_off, ref_bytes))
+    if (overlap(img->l1_offset, 8ull * img->l1_size, img->reftable_offset, img->reftable_bytes))
         return error_set(p->err, SR_EINVAL, "Active L1 table and reference count table overlap");
     return 0;
 }

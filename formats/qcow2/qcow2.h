@@ -24,7 +24,7 @@
 struct qcow2_image {
     unsigned version, cluster_bits, refcount_order;
     uint64_t size, incompatible, compatible, autoclear;
-    uint64_t l1_offset, snapshots_offset;
+    uint64_t l1_offset, snapshots_offset, reftable_offset, reftable_bytes;
     uint32_t l1_size, nb_snapshots;
     enum compression compression;
     bool has_backing, has_format, has_data_file;
