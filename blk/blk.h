@@ -51,6 +51,11 @@ int co_blk_pwritev(struct child *c, uint64_t off, struct iov v, unsigned flags);
 int co_blk_pwrite_zeroes(struct child *c, uint64_t off, uint64_t len, unsigned flags);
 int co_blk_pdiscard(struct child *c, uint64_t off, uint64_t len);
 int co_blk_flush(struct child *c); /* skipped when nothing was written since the last */
+/* Makes the node `size` bytes long; what is new reads as zeroes. A node of fixed size stays as it is,
+ * and gives SR_ENOSPC when it would have to grow: afterwards node->size says what there is. The
+ * caller sees to it that one at a time runs on a node, and nothing behind the smaller of the two
+ * sizes; requests elsewhere go on. Where request_alignment is above 1, ask for a multiple of it. */
+int co_blk_truncate(struct child *c, uint64_t size);
 
 /* Flat helpers for metadata: one contiguous buffer. */
 int co_blk_pread(struct child *c, uint64_t off, void *buf, size_t len);
@@ -177,6 +182,9 @@ struct blk_driver {
     int (*co_pwrite_zeroes)(struct node *n, uint64_t off, uint64_t len, unsigned flags);
     /* NULL or SR_ENOTSUP: nothing happens. */
     int (*co_pdiscard)(struct node *n, uint64_t off, uint64_t len);
+    /* n->size is the core's to change, afterwards. NULL or SR_ENOTSUP: a filter hands on to its
+     * file, others are of fixed size. */
+    int (*co_truncate)(struct node *n, uint64_t size);
     /* Own metadata and then children; NULL: flush the children that may be written. Called only
      * when something was written (node_dirty) since the last one that succeeded. */
     int (*co_flush)(struct node *n);
@@ -217,7 +225,7 @@ int child_attach(struct node *parent, const char *role, struct node *n, bool wri
                  struct child **out, struct error *err);
 void co_child_detach(struct child *c);
 /* The driver says that its size changed (live resize); parents that pass size through follow,
- * exports are told. Loop 0. */
+ * exports are told. Loop 0; does not yield, so also in the midst of requests. */
 void node_resized(struct node *n, uint64_t size);
 /* The driver changed something without being asked to write: the next flush is not skipped. */
 void node_dirty(struct node *n);

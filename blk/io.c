@@ -34,7 +34,7 @@ static inline bool aligned_to(const struct node *n, uint64_t off, uint64_t len)
 static inline bool straight(const struct node *n, uint64_t off, struct iov *v)
 {
     const struct blk_limits *l = &n->limits;
-    if (unlikely(!range_ok(off, v->len, n->size) || !aligned_to(n, off, v->len)))
+    if (unlikely(!range_ok(off, v->len, node_size(n)) || !aligned_to(n, off, v->len)))
         return false;
     if (unlikely(v->len - 1 >= l->max_transfer)) /* also no length at all */
         return false;
@@ -66,6 +66,9 @@ static void far_run(void *arg)
         break;
     case FAR_FLUSH:
         f->result = co_blk_flush(f->child);
+        break;
+    case FAR_TRUNCATE:
+        f->result = co_blk_truncate(f->child, f->len);
         break;
     case FAR_STATUS:
         f->result = co_blk_status(f->child, f->off, f->len, f->st);
@@ -102,7 +105,7 @@ static __attribute__((noinline)) int co_read_checked(struct child *c, uint64_t o
                                                      unsigned flags)
 {
     struct node *n = c->node;
-    if (!range_ok(off, v.len, n->size)) {
+    if (!range_ok(off, v.len, node_size(n))) {
         n->stats[loop_id()].invalid_rd++;
         return SR_EIO;
     }
@@ -184,7 +187,7 @@ static __attribute__((noinline)) int co_write_checked(struct child *c, uint64_t 
                                                       unsigned flags)
 {
     struct node *n = c->node;
-    if (unlikely(!c->writable || !range_ok(off, v.len, n->size))) {
+    if (unlikely(!c->writable || !range_ok(off, v.len, node_size(n)))) {
         n->stats[loop_id()].invalid_wr++;
         return c->writable ? SR_EIO : SR_EPERM;
     }

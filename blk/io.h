@@ -12,7 +12,16 @@
 #include "blk/blk.h"
 
 /* An operation that was entered with little stack left, on its way to a fresh one. */
-enum far_op { FAR_READ, FAR_WRITE, FAR_ZEROES, FAR_DISCARD, FAR_FLUSH, FAR_STATUS, FAR_ABOVE };
+enum far_op {
+    FAR_READ,
+    FAR_WRITE,
+    FAR_ZEROES,
+    FAR_DISCARD,
+    FAR_FLUSH,
+    FAR_TRUNCATE,
+    FAR_STATUS,
+    FAR_ABOVE
+};
 struct far {
     enum far_op op;
     unsigned flags;
@@ -36,6 +45,12 @@ static inline void co_go_back(struct node *n, unsigned from)
 {
     if (unlikely(from != n->home_loop))
         co_hop(from);
+}
+
+/* A node may be resized, on loop 0, while other loops work on it. */
+static inline uint64_t node_size(const struct node *n)
+{
+    return __atomic_load_n(&n->size, __ATOMIC_RELAXED);
 }
 
 /* A write in flight, on its coroutine's stack. Waits for earlier overlapping ones when either of the

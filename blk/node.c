@@ -283,6 +283,12 @@ static uint64_t size_above(struct node *n, struct child *c)
     return n->drv->filter ? c->node->size : n->size;
 }
 
+/* Other loops may be looking at it. */
+static void set_size(struct node *n, uint64_t size)
+{
+    __atomic_store_n(&n->size, size, __ATOMIC_RELAXED);
+}
+
 static void tell_origin(struct origin *o)
 {
     if (o->resized)
@@ -294,7 +300,7 @@ void node_resized(struct node *n, uint64_t size)
 {
     struct node *todo = n;
     ASSERT_LOOP(0);
-    n->size = size;
+    set_size(n, size);
     n->todo = NULL;
     while ((n = todo)) {
         todo = n->todo;
@@ -306,7 +312,7 @@ void node_resized(struct node *n, uint64_t size)
             uint64_t now = size_above(c->parent, c);
             if (now == c->parent->size)
                 continue;
-            c->parent->size = now;
+            set_size(c->parent, now);
             c->parent->todo = todo;
             todo = c->parent;
         }

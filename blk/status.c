@@ -60,7 +60,7 @@ static int co_driver_status(const struct place *p, struct blk_status *st)
 static int co_resolve(struct place *p, struct blk_status *st)
 {
     for (;;) {
-        if (!range_ok(p->off, p->len, p->edge->node->size))
+        if (!range_ok(p->off, p->len, node_size(p->edge->node)))
             return SR_EIO;
         int r = co_driver_status(p, st);
         if (r)
@@ -98,7 +98,7 @@ static int co_walk(struct child *c, uint64_t off, uint64_t len, struct blk_statu
     int r;
     while (!(r = co_resolve(&p, st)) && chain && !(st->flags & (BLK_ALLOCATED | BLK_ZERO))) {
         p.edge = p.edge->node->backing;
-        uint64_t size = p.edge->node->size;
+        uint64_t size = node_size(p.edge->node);
         if (p.off >= size) {
             st->flags = BLK_ZERO;
             break;
@@ -108,7 +108,7 @@ static int co_walk(struct child *c, uint64_t off, uint64_t len, struct blk_statu
     if (!r)
         co_recurse(&p, st);
     st->len = p.len;
-    if (off + p.len == c->node->size)
+    if (off + p.len == node_size(c->node))
         st->flags |= BLK_EOF;
     return r;
 }
@@ -118,10 +118,10 @@ static int co_status(struct far f)
     struct child *c = f.child;
     bool chain = f.op == FAR_ABOVE;
     *f.st = (struct blk_status){0};
-    if (!range_ok(f.off, f.len, c->node->size))
+    if (!range_ok(f.off, f.len, node_size(c->node)))
         return SR_EIO;
     if (!f.len) {
-        f.st->flags = f.off == c->node->size ? BLK_EOF : 0;
+        f.st->flags = f.off == node_size(c->node) ? BLK_EOF : 0;
         return 0;
     }
     if (co_headroom_short())

@@ -132,7 +132,7 @@ static int co_zero_tracked(struct node *n, uint64_t off, uint64_t len, unsigned 
 int co_blk_pwrite_zeroes(struct child *c, uint64_t off, uint64_t len, unsigned flags)
 {
     struct node *n = c->node;
-    if (!c->writable || !range_ok(off, len, n->size)) {
+    if (!c->writable || !range_ok(off, len, node_size(n))) {
         n->stats[loop_id()].invalid_wr++;
         return c->writable ? SR_EIO : SR_EPERM;
     }
@@ -194,7 +194,7 @@ int co_blk_pdiscard(struct child *c, uint64_t off, uint64_t len)
     struct node *n = c->node;
     if (!c->writable)
         return SR_EPERM;
-    if (!range_ok(off, len, n->size))
+    if (!range_ok(off, len, node_size(n)))
         return SR_EIO;
     if (!n->discard_unmap || !n->drv->co_pdiscard)
         return 0;

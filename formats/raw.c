@@ -7,7 +7,8 @@
  *
  * Every request goes down as it is, shifted. Limits are the file's; where `offset` or `size` do not
  * agree with its alignment this node asks for none, and the file's dispatch does what is needed.
- * Without `size` the node follows its file when that is resized.
+ * Without `size` the node follows its file when that is resized, and resizes it when asked to; with
+ * it the node is a disk of fixed size.
  */
 #include "blk/blk.h"
 
@@ -110,6 +111,17 @@ static int co_raw_pdiscard(struct node *n, uint64_t off, uint64_t len)
     return co_blk_pdiscard(n->file, below(n, off), len);
 }
 
+/* A size that is not aligned would have to change the limits, which the parents rely on. */
+static int co_raw_truncate(struct node *n, uint64_t size)
+{
+    const struct raw *s = n->state;
+    if (s->fixed_size)
+        return SR_ENOTSUP;
+    if (!is_aligned(size, n->limits.request_alignment))
+        return SR_EINVAL;
+    return co_blk_truncate(n->file, below(n, size));
+}
+
 static int co_raw_status(struct node *n, uint64_t off, uint64_t len, struct blk_status *st)
 {
     st->flags = BLK_RAW | BLK_OFFSET_VALID;
@@ -140,6 +152,7 @@ static const struct blk_driver blk_raw = {
     .co_pwritev = co_raw_pwritev,
     .co_pwrite_zeroes = co_raw_pwrite_zeroes,
     .co_pdiscard = co_raw_pdiscard,
+    .co_truncate = co_raw_truncate,
     .co_block_status = co_raw_status,
     .co_prefetch = co_raw_prefetch,
     .child_resized = raw_child_resized,

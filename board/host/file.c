@@ -13,6 +13,8 @@
  * cache.direct: the alignment of O_DIRECT is found by trying, smallest first, which is right on
  * every file system; a file too short to tell is taken to need 4 KiB.
  *
+ * Truncation is a system call, too: the ring of many a kernel has none, and growing writes nothing.
+ *
  * Missing on purpose: locks (`locking` is not accepted), growing by writing behind the end.
  */
 #include "blk/blk.h"
@@ -161,7 +163,7 @@ static int co_file_flush(struct node *n)
 
 /* ---- Zeroes and holes ------------------------------------------------------------------------- */
 
-/* Only zeroing and discarding make holes, and they forget what is known. */
+/* Only zeroing, discarding and truncation make holes, and they forget what is known. */
 static void forget_data(struct file *f)
 {
     f->data = f->data_end = 0;
@@ -215,6 +217,21 @@ static int co_file_pwrite_zeroes(struct node *n, uint64_t off, uint64_t len, uns
 static int co_file_pdiscard(struct node *n, uint64_t off, uint64_t len)
 {
     return fault(FAULT_WRITE) ? SR_EIO : co_punch(n->state, off, len);
+}
+
+static int co_file_truncate(struct node *n, uint64_t size)
+{
+    struct file *f = n->state;
+    int res;
+    if (fault(FAULT_WRITE))
+        return SR_EIO;
+    forget_data(f);
+    do
+        res = ftruncate(f->fd, (off_t)size);
+    while (res && errno == EINTR);
+    if (!res)
+        return 0;
+    return errno == EFBIG ? SR_ENOSPC : sr_from_linux(errno);
 }
 
 /* Some file systems look at every page up to the next hole: what was found is remembered. A hole at
@@ -374,6 +391,7 @@ static const struct blk_driver blk_file = {
     .co_pwritev = co_file_pwritev,
     .co_pwrite_zeroes = co_file_pwrite_zeroes,
     .co_pdiscard = co_file_pdiscard,
+    .co_truncate = co_file_truncate,
     .co_flush = co_file_flush,
     .co_block_status = co_file_status,
 };

@@ -7,15 +7,17 @@
  *
  *     driver=mem,node-name=m,size=1M,request-alignment=512,mem-align=512,max-sg=4,max-transfer=64k,
  *            write-zeroes=on,write-zeroes-alignment=4k,max-write-zeroes=1M,fua=on,discards=on,
- *            discard-alignment=4k,jitter=3,backing=OTHER
+ *            discard-alignment=4k,jitter=3,max-size=8M,backing=OTHER
  *
- * Failure: every read, write (zeroes and discards too) and flush asks its fault point. With
+ * With max-size the disk can be truncated, to that size at most; without, its size is fixed.
+ *
+ * Failure: every read, write (zeroes, discards and truncation too) and flush asks its fault point. With
  * `backing`, sectors are unallocated until written, and reads of them go there. Memory behind the
  * size, up to the alignment, belongs to ASan. Inspect and steer through memdisk_of(node).
  */
 #include "blk/blk.h"
 
-enum mem_op { MEM_READ, MEM_WRITE, MEM_ZEROES, MEM_DISCARD, MEM_FLUSH, MEM_OPS };
+enum mem_op { MEM_READ, MEM_WRITE, MEM_ZEROES, MEM_DISCARD, MEM_FLUSH, MEM_TRUNCATE, MEM_OPS };
 #define MEM_SECTOR 512u
 
 struct memdisk {
@@ -25,6 +27,7 @@ struct memdisk {
     struct child *backing;
     unsigned jitter; /* each request waits a random number of turns up to this, twice */
     bool native_zeroes, native_discard;
+    uint64_t max_size; /* 0: fixed */
     /* What happened. */
     uint64_t count[MEM_OPS], bytes[MEM_OPS];
     uint64_t largest; /* request */

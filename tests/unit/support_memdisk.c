@@ -27,7 +27,8 @@ uint32_t test_random(void)
 struct mem_options {
     uint64_t size, request_alignment, mem_align, max_sg, max_transfer;
     bool write_zeroes, fua, discards;
-    uint64_t write_zeroes_alignment, max_write_zeroes, discard_alignment, max_discard, jitter;
+    uint64_t write_zeroes_alignment, max_write_zeroes, discard_alignment, max_discard, jitter,
+        max_size;
     struct schema_ref backing;
 };
 #define NUMBER(m, name) FIELD_DEF(struct mem_options, m, name, &type_size, "0", "Test")
@@ -43,6 +44,7 @@ static const struct field mem_fields[] = {
     NUMBER(discard_alignment, "discard-alignment"),
     NUMBER(max_discard, "max-discard"),
     NUMBER(jitter, "jitter"),
+    NUMBER(max_size, "max-size"),
     SWITCH(write_zeroes, "write-zeroes"),
     SWITCH(fua, "fua"),
     SWITCH(discards, "discards"),
@@ -61,9 +63,9 @@ struct memdisk *memdisk_of(struct node *n)
     return n->state;
 }
 
-static size_t sectors(const struct node *n)
+static size_t sectors(uint64_t size)
 {
-    return (size_t)(align_up(n->size, MEM_SECTOR) / MEM_SECTOR);
+    return (size_t)(align_up(size, MEM_SECTOR) / MEM_SECTOR);
 }
 
 static int co_mem_open(struct node *n, const void *opts, struct error *err)
@@ -95,10 +97,11 @@ static int co_mem_open(struct node *n, const void *opts, struct error *err)
     co_queue_init(&m->parked);
     if (fault(FAULT_ALLOC))
         return SR_ENOMEM;
-    m->data = calloc(1, n->size + 1);
-    m->sector = calloc(1, sectors(n) + 1);
+    m->max_size = o->max_size;
+    m->data = calloc(1, MAX(n->size, m->max_size) + 1);
+    m->sector = calloc(1, sectors(MAX(n->size, m->max_size)) + 1);
     if (!m->backing)
-        memset(m->sector, SECTOR_DATA, sectors(n));
+        memset(m->sector, SECTOR_DATA, sectors(n->size));
     return 0;
 }
 
@@ -279,6 +282,23 @@ static int co_mem_flush(struct node *n)
     return co_end(n->state, FAULT_FLUSH);
 }
 
+/* What was in the rest of the last sector belongs to nobody; with a backing that could show. */
+static int co_mem_truncate(struct node *n, uint64_t size)
+{
+    struct memdisk *m = n->state;
+    if (!m->max_size || m->backing)
+        return SR_ENOTSUP;
+    co_begin(m, MEM_TRUNCATE, size, 0);
+    int r = co_end(m, FAULT_WRITE);
+    if (!r && size > m->max_size)
+        r = SR_ENOSPC;
+    if (!r && size > n->size) {
+        memset(m->data + n->size, 0, size - n->size);
+        memset(m->sector + sectors(n->size), SECTOR_ZERO, sectors(size) - sectors(n->size));
+    }
+    return r;
+}
+
 static int co_mem_status(struct node *n, uint64_t off, uint64_t len, struct blk_status *st)
 {
     static const unsigned flags[] = {[SECTOR_UNALLOCATED] = 0,
@@ -287,12 +307,12 @@ static int co_mem_status(struct node *n, uint64_t off, uint64_t len, struct blk_
                                      [SECTOR_DISCARDED] = BLK_DATA};
     struct memdisk *m = n->state;
     uint64_t i = off / MEM_SECTOR, first = i;
-    while (i < sectors(n) && m->sector[i] == m->sector[first])
+    while (i < sectors(n->size) && m->sector[i] == m->sector[first])
         i++;
     st->flags = flags[m->sector[first]];
     st->map = off;
     /* longer than asked where the run is; the rest of the last block when the size is odd */
-    st->len = i == sectors(n) ? MAX(i * MEM_SECTOR - off, len) : i * MEM_SECTOR - off;
+    st->len = i == sectors(n->size) ? MAX(i * MEM_SECTOR - off, len) : i * MEM_SECTOR - off;
     return fault(FAULT_READ) ? SR_EIO : 0;
 }
 
@@ -307,6 +327,7 @@ static const struct blk_driver blk_mem = {
     .co_pwritev = co_mem_pwritev,
     .co_pwrite_zeroes = co_mem_pwrite_zeroes,
     .co_pdiscard = co_mem_pdiscard,
+    .co_truncate = co_mem_truncate,
     .co_flush = co_mem_flush,
     .co_block_status = co_mem_status,
 };

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
  * The block layer on two loops: gates closed and opened across, drain that waits for requests of the
- * other loop, straight requests where they were born, tracked ones on the home loop. Meant for TSan.
+ * other loop, straight requests where they were born, tracked ones on the home loop, a node that
+ * grows meanwhile. Meant for TSan.
  */
 #include "tests/unit/support.h"
 #include "tests/unit/support_loops.h"
@@ -64,7 +65,7 @@ static void co_body(void *arg)
 {
     static struct client clients[CLIENTS];
     struct test_root disk =
-        test_root_open(test_open("mem,node-name=disk,request-alignment=512,jitter=1"));
+        test_root_open(test_open("mem,node-name=disk,request-alignment=512,jitter=1,max-size=2M"));
     struct test_root null = test_root_open(test_open("null-co,node-name=null"));
     struct memdisk *m = memdisk_of(disk.n);
     (void)arg;
@@ -81,6 +82,7 @@ static void co_body(void *arg)
         co_sleep_ns(20000);
         assert_int_equal(m->count[MEM_WRITE], writes);
         drain_end(disk.n);
+        assert_int_equal(co_blk_truncate(disk.c, (1u << 20) + 512 * i), 0);
         co_sleep_ns(i % 10 ? 0 : 1000000);
     }
     for (unsigned i = 0; i < CLIENTS; i++)
