@@ -16,7 +16,10 @@ FILES_zlib := adler32 crc32 deflate inffast inflate inftrees trees zutil
 FILES_zstd := $(addprefix lib/common/,debug entropy_common error_private fse_decompress xxhash \
                   zstd_common) \
               $(addprefix lib/decompress/,huf_decompress zstd_ddict zstd_decompress \
-                  zstd_decompress_block)
+                  zstd_decompress_block) \
+              $(addprefix lib/compress/,fse_compress hist huf_compress zstd_compress \
+                  zstd_compress_literals zstd_compress_sequences zstd_compress_superblock \
+                  zstd_double_fast)
 
 FILES_json-c := arraylist json_c_version json_object json_object_iterator json_tokener json_util \
                 linkhash printbuf strerror_override
@@ -33,8 +36,9 @@ FILES_lwip := $(addprefix src/core/,def inet_chksum init ip mem memp netif pbuf 
 
 # Z_SOLO: no allocator and no file of its own; who calls inflateInit supplies zalloc and zfree.
 CONFIG_zlib   := -DZ_SOLO
-# Decompression only, in C only, one variant of each inner loop.
+# In C only, one variant of each inner loop; compression with one strategy only.
 CONFIG_zstd   := -DZSTD_DISABLE_ASM=1 -DXXH_NAMESPACE=ZSTD_ -DZSTD_LEGACY_SUPPORT=0 -DDYNAMIC_BMI2=0
+ONE_STRATEGY  := -I$(TP)/src/zstd/lib/compress -include third_party/zstd/dfast.h
 CONFIG_json-c := -D_GNU_SOURCE -Ithird_party/json-c -I$(TP)/src/json-c
 CONFIG_newlib := -fno-builtin -I$(TP)/src/newlib/newlib/libm/common
 
@@ -56,7 +60,7 @@ TPCC_native  := gcc -std=gnu17 -O2 -g -fPIE
 
 # $(call library,KIND,NAME)
 define library
-$$(call remember,$(TP)/$1/$2.options,$$(TPCC_$1) $$(CONFIG_$2))
+$$(call remember,$(TP)/$1/$2.options,$$(TPCC_$1) $$(CONFIG_$2) $$(FILES_$2))
 
 $(TP)/$1/obj/$2/%.o: $(TP)/src/$2.unpacked $(TP)/$1/$2.options | $$(HEADERS_$1)
 	@mkdir -p $$(@D)
@@ -135,6 +139,8 @@ $(foreach f,host asan tsan fuzz native,$(eval HEADERS_$f := $(unpacked)))
 $(foreach a,$(FW_ARCHES),$(eval $(call newlib,$a)))
 $(foreach k,$(FW_ARCHES) native,$(foreach l,$(PLAIN),$(eval $(call library,$k,$l))))
 $(foreach a,$(FW_ARCHES),$(eval $(call library,$a,newlib)))
+$(foreach k,$(FW_ARCHES) native,$(eval \
+    $(TP)/$k/obj/zstd/lib/compress/zstd_compress.o: CONFIG_zstd += $(ONE_STRATEGY)))
 $(foreach f,$(FORMS),$(eval $(call lwip,$f)))
 
 $(foreach a,$(FW_ARCHES),$(eval LIBS_$a := $(BUILD)/$a/liblwip.a \

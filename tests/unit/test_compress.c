@@ -1,12 +1,15 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
  * Decompression: streams of other windows and block types than qcow2's writers use, input in pieces
- * of every size, ends at every byte, and bytes that are no stream at all.
+ * of every size, ends at every byte, and bytes that are no stream at all. Compression: what it
+ * writes reads back, fits or says that it does not, and touches nothing but its three buffers
+ * (canaries: the libraries are not built with ASan).
  */
 #include "tests/unit/support.h"
 #include "formats/compress.h"
 #include "kernel/error.h"
 
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -200,13 +203,145 @@ static void test_garbage(void **arg)
     }
 }
 
+/* ---- compressing ---- */
+
+#define CANARY 64
+static uint8_t *guarded(size_t n)
+{
+    uint8_t *p = aligned_alloc(16, align_up(n + CANARY, 16));
+    memset(p, 0xa5, n + CANARY);
+    return p;
+}
+
+static void check_canary(const uint8_t *p, size_t n)
+{
+    for (size_t i = 0; i < CANARY; i++)
+        assert_int_equal(p[n + i], 0xa5);
+}
+
+static int squeeze(enum compression m, const uint8_t *in, size_t len, uint8_t *to, size_t room)
+{
+    size_t size = compressor_size(m, len);
+    uint8_t *c = guarded(size), *packed = guarded(room);
+    int r = compress_all((struct compressor *)(void *)c, m, in, len, packed, room);
+    check_canary(c, size);
+    check_canary(packed, room);
+    if (r > 0)
+        memcpy(to, packed, (size_t)r);
+    free(c), free(packed);
+    return r;
+}
+
+static void check_round_trip(enum compression m, unsigned how, size_t len)
+{
+    const size_t room = len + len / 8 + 100;
+    uint8_t *plain = content(len, how), *packed = malloc(room), *back = malloc(len);
+    int n = squeeze(m, plain, len, packed, room);
+    assert_in_range(n, 1, room);
+    if (how && len >= 512)
+        assert_in_range(n, 1, len * 3 / 4);
+    decompress_begin(state, m, back, len);
+    assert_int_equal(decompress(state, packed, (size_t)n), 1);
+    assert_memory_equal(back, plain, len);
+
+    /* The same bytes in exact room, none in one byte less. */
+    size_t slack = m == COMPRESSION_ZSTD ? 16 : 1;
+    uint8_t *again = malloc((size_t)n + slack), *less = malloc((size_t)n - 1);
+    assert_int_equal(squeeze(m, plain, len, again, (size_t)n + slack), n);
+    assert_memory_equal(again, packed, (size_t)n);
+    if (n > 1)
+        assert_int_equal(squeeze(m, plain, len, less, (size_t)n - 1), SR_ENOSPC);
+    free(plain), free(packed), free(back), free(again), free(less);
+}
+
+static void test_round_trips(void **arg)
+{
+    (void)arg;
+    for (unsigned how = 0; how < 4; how++)
+        for (size_t len = 512; len <= COMPRESS_MAX; len *= how & 1 ? 2 : 4) {
+            check_round_trip(COMPRESSION_ZLIB, how, len);
+            check_round_trip(COMPRESSION_ZSTD, how, len);
+        }
+    for (size_t len = 1; len < 300; len += 13) {
+        check_round_trip(COMPRESSION_ZLIB, len & 3, len);
+        check_round_trip(COMPRESSION_ZSTD, len & 3, len);
+    }
+}
+
+/* Noise does not become shorter; a cluster of zeroes becomes next to nothing. */
+static void test_extremes(void **arg)
+{
+    const size_t sizes[] = {512, 4096, 65536, COMPRESS_MAX};
+    (void)arg;
+    for (unsigned i = 0; i < 4; i++)
+        for (enum compression m = COMPRESSION_ZLIB; m <= COMPRESSION_ZSTD; m++) {
+            uint8_t *noise = content(sizes[i], 0), *packed = malloc(sizes[i]);
+            assert_int_equal(squeeze(m, noise, sizes[i], packed, sizes[i] - 1), SR_ENOSPC);
+            memset(noise, 0, sizes[i]);
+            assert_in_range(squeeze(m, noise, sizes[i], packed, sizes[i] - 1), 1,
+                            sizes[i] / 500 + 30);
+            free(noise), free(packed);
+        }
+}
+
+/* Rooms of every size up to what is needed: an answer, and nothing behind the room. */
+static void test_rooms(void **arg)
+{
+    const size_t len = 1024;
+    (void)arg;
+    for (enum compression m = COMPRESSION_ZLIB; m <= COMPRESSION_ZSTD; m++)
+        for (unsigned how = 0; how < 4; how++) {
+            uint8_t *plain = content(len, how);
+            for (size_t room = 1; room <= len + 32; room++) {
+                uint8_t *packed = malloc(room);
+                int n = squeeze(m, plain, len, packed, room);
+                assert_true(n == SR_ENOSPC || (n > 0 && (size_t)n <= room));
+                free(packed);
+            }
+            free(plain);
+        }
+}
+
+/* On a big stack there is room for it: 128 KiB, less what calling it takes. */
+static void *painted_run(void *arg)
+{
+    struct compressor *c =
+        aligned_alloc(16, align_up(compressor_size(COMPRESSION_ZSTD, 1u << 20), 16));
+    uint8_t *plain = content(1u << 20, 3), *packed = malloc(1u << 20);
+    (void)arg;
+    assert_true(compress_all(c, COMPRESSION_ZLIB, plain, 1u << 20, packed, 1u << 20) > 0);
+    assert_true(compress_all(c, COMPRESSION_ZSTD, plain, 1u << 20, packed, 1u << 20) > 0);
+    free(c), free(plain), free(packed);
+    return NULL;
+}
+
+static void test_stack(void **arg)
+{
+    const size_t size = 1u << 20;
+    uint8_t *stack = aligned_alloc(4096, size);
+    pthread_attr_t attr;
+    pthread_t thread;
+    size_t low = 0;
+    (void)arg;
+    memset(stack, 0xa5, size);
+    pthread_attr_init(&attr);
+    pthread_attr_setstack(&attr, stack, size);
+    assert_int_equal(pthread_create(&thread, &attr, painted_run, NULL), 0);
+    pthread_join(thread, NULL);
+    while (stack[low] == 0xa5)
+        low++;
+    printf("stack: %zu bytes\n", size - low);
+    assert_in_range(size - low, 1, 64u << 10);
+    free(stack);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_zlib),
-        cmocka_unit_test(test_zstd),
-        cmocka_unit_test(test_bomb),
-        cmocka_unit_test(test_garbage),
+        cmocka_unit_test(test_zlib),        cmocka_unit_test(test_zstd),
+        cmocka_unit_test(test_bomb),        cmocka_unit_test(test_garbage),
+        cmocka_unit_test(test_round_trips), cmocka_unit_test(test_extremes),
+        cmocka_unit_test(test_rooms),       cmocka_unit_test(test_stack),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }
