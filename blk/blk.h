@@ -163,6 +163,15 @@ struct child {
     struct origin *origin; /* of a root edge */
 };
 
+/* What a check of an image found, in the words of QEMU's ImageCheck. The first three count what is
+ * wrong still when it has ended. */
+struct blk_check {
+    uint64_t corruptions, leaks, check_errors, corruptions_fixed, leaks_fixed;
+    uint64_t total_clusters, allocated_clusters, fragmented_clusters, compressed_clusters;
+    uint64_t image_end_offset;
+};
+enum blk_fix { BLK_FIX_LEAKS = 1, BLK_FIX_ERRORS = 2 };
+
 /* A driver: one const table. NULL: not supported, or the stated default. */
 struct blk_driver {
     const char *name;           /* QEMU's name: "qcow2" */
@@ -192,6 +201,9 @@ struct blk_driver {
     int (*co_block_status)(struct node *n, uint64_t off, uint64_t len, struct blk_status *st);
     int (*co_prefetch)(struct node *n, uint64_t off, uint64_t len); /* NULL: nothing */
     void (*drain)(struct node *n, bool begin); /* filters: let go of what you hold back. NULL */
+    /* Checks the image in `file`, over which no node of this driver is open; fix: enum blk_fix, of an
+     * edge that may write. Negative, with err: it was not finished. NULL: no checks. */
+    int (*co_check)(struct child *file, unsigned fix, struct blk_check *res, struct error *err);
     /* A child changed its size: the node's new size. NULL: a filter follows, others keep theirs. */
     uint64_t (*child_resized)(struct node *n, struct child *c);
     const struct type *info; /* driver-specific part of query results, or NULL */

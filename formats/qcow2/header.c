@@ -29,6 +29,7 @@ struct parser {
     const struct qcow2_feature_name *names; /* feature table, or NULL */
     size_t nnames;
     bool bitmaps;
+    bool repair; /* what can be made anew may be wrong */
     struct error *err;
 };
 
@@ -140,6 +141,9 @@ static int take_bitmaps(struct parser *p, const uint8_t *data, size_t len)
     if (size > QCOW2_MAX_BITMAP_DIRECTORY)
         return error_set(p->err, SR_EINVAL, "bitmaps_ext: bitmap directory size is too large");
     p->bitmaps = true;
+    p->img->nb_bitmaps = nb;
+    p->img->bitmaps_offset = off;
+    p->img->bitmaps_bytes = size;
     return 0;
 }
 
@@ -279,10 +283,12 @@ static int check_refcounts(struct parser *p)
 {
     struct qcow2_image *img = p->img;
     uint64_t clusters = be32_get(p->h.refcount_table_clusters);
-    if (!clusters)
-        return error_set(p->err, SR_EINVAL, "Image does not contain a reference count table");
     img->reftable_offset = be64_get(p->h.refcount_table_offset);
     img->reftable_bytes = clusters << img->cluster_bits;
+    if (p->repair)
+        return 0;
+    if (!clusters)
+        return error_set(p->err, SR_EINVAL, "Image does not contain a reference count table");
     return check_table(p, img->reftable_offset, img->reftable_bytes, QCOW2_MAX_REFTABLE_BYTES,
                        "Reference count table");
 }
@@ -323,7 +329,8 @@ static int check_tables(struct parser *p)
     r = check_l1(p);
     if (r)
         return r;
-    if (overlap(img->l1_offset, 8ull * img->l1_size, img->reftable_offset, img->reftable_bytes))
+    if (!p->repair &&
+        overlap(img->l1_offset, 8ull * img->l1_size, img->reftable_offset, img->reftable_bytes))
         return error_set(p->err, SR_EINVAL, "Active L1 table and reference count table overlap");
     return 0;
 }
@@ -356,17 +363,29 @@ static int check_flags(struct parser *p)
     return 0;
 }
 
-int qcow2_parse_header(struct qcow2_image *img, const uint8_t *head, size_t len, uint64_t file_size,
-                       struct error *err)
+static int parse(struct parser p)
 {
-    struct parser p = {.img = img, .head = head, .len = len, .file_size = file_size, .err = err};
     static int (*const steps[])(struct parser *) = {
         parse_version, parse_v3,         parse_compression, check_backing, check_features,
         check_tables,  parse_extensions, parse_backing,     check_flags,
     };
-    memset(img, 0, sizeof(*img));
+    memset(p.img, 0, sizeof(*p.img));
     int r = 0;
     for (size_t i = 0; i < ARRAY_LEN(steps) && !r; i++)
         r = steps[i](&p);
     return r;
+}
+
+int qcow2_parse_header(struct qcow2_image *img, const uint8_t *head, size_t len, uint64_t file_size,
+                       struct error *err)
+{
+    return parse(
+        (struct parser){.img = img, .head = head, .len = len, .file_size = file_size, .err = err});
+}
+
+int qcow2_parse_header_to_repair(struct qcow2_image *img, const uint8_t *head, size_t len,
+                                 uint64_t file_size, struct error *err)
+{
+    return parse((struct parser){
+        .img = img, .head = head, .len = len, .file_size = file_size, .repair = true, .err = err});
 }

@@ -25,7 +25,9 @@ struct qcow2_image {
     unsigned version, cluster_bits, refcount_order;
     uint64_t size, incompatible, compatible, autoclear;
     uint64_t l1_offset, snapshots_offset, reftable_offset, reftable_bytes;
-    uint32_t l1_size, nb_snapshots;
+    uint64_t bitmaps_offset,
+        bitmaps_bytes; /* directory; none when the image says that it is stale */
+    uint32_t l1_size, nb_snapshots, nb_bitmaps;
     enum compression compression;
     bool has_backing, has_format, has_data_file;
     char backing[QCOW2_MAX_NAME + 1], format[16], data_file[QCOW2_MAX_NAME + 1];
@@ -33,6 +35,9 @@ struct qcow2_image {
 /* `head`: the first `len` bytes of an image of file_size bytes. SR_EINVAL or SR_ENOTSUP with err. */
 int qcow2_parse_header(struct qcow2_image *img, const uint8_t *head, size_t len, uint64_t file_size,
                        struct error *err);
+/* The same for a check: the refcount table may be anywhere. */
+int qcow2_parse_header_to_repair(struct qcow2_image *img, const uint8_t *head, size_t len,
+                                 uint64_t file_size, struct error *err);
 /* Enough for every header seen in the wild; extensions behind it are refused. */
 #define QCOW2_HEAD_MAX (64u << 10)
 
@@ -125,6 +130,14 @@ int qcow2_map(struct qcow2 *s, uint64_t off, uint64_t len, struct extent *e, uin
  * loop. */
 int co_qcow2_map(struct qcow2 *s, uint64_t off, uint64_t len, bool join_compressed,
                  struct extent *e);
+
+/* ---- check.c, repair.c: whole images; control path ---- */
+
+/* fix: BLK_FIX_*. `file` must be writable then. Negative, with err: not finished. */
+int co_qcow2_check(struct child *file, unsigned fix, struct blk_check *res, struct error *err);
+/* The dirty bit is set: refcounts are computed anew, and the bit is cleared. 0: every refcount is right
+ * (entries may be in error; the bit is still set then), else writing is not safe. */
+int co_qcow2_repair_open(struct child *file, struct error *err);
 
 /* ---- the rest ---- */
 
