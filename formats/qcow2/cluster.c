@@ -15,7 +15,9 @@
  *
  * Order. Who holds a workspace reads the file below, and that may be another qcow2 image, which
  * needs a workspace, too. So only images at the bottom use the pool's; one that lies in another
- * image gets one of its own at open. Who waits for the pool then waits for disks only.
+ * image gets one of its own at open. Who waits for the pool then waits for disks only. Who writes
+ * compressed clusters holds one for what it writes, and is bound by the same rule: meanwhile it
+ * reads no guest data and waits for no other request.
  *
  * Home loop only. Foreign bytes: the decompressor stops when the cluster is full or the input ends,
  * so time is bounded by both; what does not fill the cluster is SR_EIO.
@@ -148,6 +150,32 @@ static struct workspace *take(struct cluster_set *set)
         if (!list_entry(l, struct workspace, link)->working)
             return list_entry(l, struct workspace, link);
     return NULL;
+}
+
+struct workspace *co_workspace_borrow(struct qcow2 *s, void **room)
+{
+    struct workspace *w;
+    while (!(w = take(s->clusters)))
+        co_queue_wait(&s->clusters->waiting);
+    w->image = NULL;
+    w->working = true;
+    *room = cluster_of(w);
+    return w;
+}
+
+void workspace_return(struct qcow2 *s, struct workspace *w)
+{
+    w->working = false;
+    list_remove(&w->link); /* what is in it is of no use: the next to be taken */
+    list_append(&s->clusters->all, &w->link);
+    co_queue_wake_all(&s->clusters->waiting);
+}
+
+void clusters_forget(struct qcow2 *s, uint64_t host, uint64_t len)
+{
+    list_for_each (w, &s->clusters->all, struct workspace, link)
+        if (w->image == s && w->host >= host && w->host - host < len)
+            w->image = NULL; /* who waits for it makes it again */
 }
 
 /* ---- decompressing ---- */

@@ -165,6 +165,7 @@ static int co_open_backing(struct node *n, const struct qcow2_options *o,
 
 static void close_all(struct qcow2 *s)
 {
+    squeeze_close(s);
     clusters_close(s);
     l2_close(&s->l2);
     if (s->l1)

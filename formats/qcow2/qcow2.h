@@ -8,6 +8,7 @@
  *     open.c      driver table, options, opening, closing      read.c      reads
  *     l2.c        cache of L2 slices                           status.c    block status
  *     map.c       guest offset -> extent                       cluster.c   decompressed clusters
+ *     squeeze.c   clusters compressed for writing
  *
  * Units: bytes; "guest" offsets are in the virtual disk, "host" offsets in the image file (or the
  * external data file). Context: see each function; what is called from the data path neither
@@ -105,6 +106,7 @@ struct qcow2 {
     be64 *l1;             /* [l1_entries], as on the disk: those that the size needs */
     uint64_t l1_entries;
     struct cluster_set *clusters;
+    char *squeeze; /* a cluster and the compressor's state; NULL: none was compressed yet */
     struct node *node;
     /* For queries. */
     enum compression compression;
@@ -150,6 +152,26 @@ int co_cluster_read(struct qcow2 *s, const struct extent *e, uint64_t in, struct
 /* Images that lie in an image have a workspace of their own. SR_ENOMEM. */
 int clusters_open(struct qcow2 *s);
 void clusters_close(struct qcow2 *s);
+/* Those that begin in [host, host + len) are no longer what they were: before new bytes are written
+ * there. */
+void clusters_forget(struct qcow2 *s, uint64_t host, uint64_t len);
+/* Room for one cluster (page-aligned), for squeeze.c. */
+struct workspace *co_workspace_borrow(struct qcow2 *s, void **room);
+void workspace_return(struct qcow2 *s, struct workspace *w);
+
+/* squeeze.c: clusters compressed for writing. Home loop. */
+struct squeezed {
+    struct workspace *w;
+    const void *data; /* page-aligned, shorter than a cluster */
+    size_t len;
+};
+/* Compresses v: a guest cluster, or less at the end of the disk. SR_ENOSPC: it does not become
+ * shorter, store it as it is. SR_ENOMEM. On 0 the bytes are held until squeeze_done(): meanwhile the
+ * caller reads no guest data and waits for no other request of this image, so overlapping writes were
+ * waited for before. */
+int co_squeeze(struct qcow2 *s, struct iov v, struct squeezed *z);
+void squeeze_done(struct qcow2 *s, struct squeezed *z);
+void squeeze_close(struct qcow2 *s);
 
 /* ---- one load, many who wait for it (same loop) ---- */
 
