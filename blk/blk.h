@@ -204,6 +204,11 @@ struct blk_driver {
     /* Checks the image in `file`, over which no node of this driver is open; fix: enum blk_fix, of an
      * edge that may write. Negative, with err: it was not finished. NULL: no checks. */
     int (*co_check)(struct child *file, unsigned fix, struct blk_check *res, struct error *err);
+    /* Makes an image of what `file` holds and loses by it. opts: decoded `create_options` (QEMU's
+     * BlockdevCreateOptions<Driver>, without `driver` and `file`). Nothing is changed when they are
+     * refused; a file where it failed later holds no image. NULL: cannot be created. */
+    const struct type *create_options;
+    int (*co_create)(struct child *file, const void *opts, struct error *err);
     /* A child changed its size: the node's new size. NULL: a filter follows, others keep theirs. */
     uint64_t (*child_resized)(struct node *n, struct child *c);
     const struct type *info; /* driver-specific part of query results, or NULL */

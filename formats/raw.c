@@ -143,6 +143,32 @@ static uint64_t raw_child_resized(struct node *n, struct child *c)
     return s->fixed_size ? n->size : have;
 }
 
+/* ---- creation ---- */
+
+struct raw_create {
+    uint64_t size;
+};
+static const struct field create_fields[] = {
+    FIELD_REQ(struct raw_create, size, "size", &type_size, "Bytes of the disk"),
+    {0},
+};
+static const struct type create_type =
+    TYPE_STRUCT_OF("BlockdevCreateOptionsRaw", struct raw_create, create_fields);
+
+/* What a disk holds is as good a content as any other. */
+static int co_raw_create(struct child *file, const void *opts, struct error *err)
+{
+    const struct raw_create *o = opts;
+    int r = co_blk_truncate(file, 0);
+    if (!r)
+        r = co_blk_truncate(file, o->size);
+    if (!r)
+        r = co_blk_flush(file);
+    if (r)
+        error_set(err, r, "Could not resize file: %s", sr_strerror(r));
+    return r;
+}
+
 static const struct blk_driver blk_raw = {
     .name = "raw",
     .options = &raw_type,
@@ -155,6 +181,8 @@ static const struct blk_driver blk_raw = {
     .co_truncate = co_raw_truncate,
     .co_block_status = co_raw_status,
     .co_prefetch = co_raw_prefetch,
+    .create_options = &create_type,
+    .co_create = co_raw_create,
     .child_resized = raw_child_resized,
 };
 REGISTER(blk_driver, blk_raw);

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
 # Image formats, in every form.
 SRC_ALL += formats/raw.c formats/compress.c
-SRC_ALL += $(addprefix formats/qcow2/,open.c header.c snapshot.c l2.c map.c read.c cluster.c squeeze.c \
+SRC_ALL += $(addprefix formats/qcow2/,open.c header.c create.c snapshot.c l2.c map.c read.c cluster.c squeeze.c \
                  status.c)

@@ -16,4 +16,7 @@ extern void (*board_quit_hook)(void);
  * malloc'ed, for ever) and returns -1; or returns the status to leave with (usage errors 3,
  * --help 0). argv[0] is "nbd". */
 int nbd_subcommand(int argc, char **argv, int *argc_out, char ***argv_out);
+
+/* create.c: the whole of `create ... FILE [SIZE]`; argv[0] is "create". The status to leave with. */
+int create_subcommand(int argc, char **argv);
 #endif

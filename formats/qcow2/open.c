@@ -279,6 +279,8 @@ const struct blk_driver blk_qcow2 = {
     .co_close = co_qcow2_close,
     .co_preadv = co_qcow2_preadv,
     .co_block_status = co_qcow2_block_status,
+    .create_options = &qcow2_create_type,
+    .co_create = co_qcow2_create,
     .info = &info_type,
     .get_info = qcow2_get_info,
 };

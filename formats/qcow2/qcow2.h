@@ -141,6 +141,10 @@ int co_qcow2_check(struct child *file, unsigned fix, struct blk_check *res, stru
  * (entries may be in error; the bit is still set then), else writing is not safe. */
 int co_qcow2_repair_open(struct child *file, struct error *err);
 
+/* create.c: a new image; control path */
+extern const struct type qcow2_create_type;
+int co_qcow2_create(struct child *file, const void *opts, struct error *err);
+
 /* ---- the rest ---- */
 
 int co_qcow2_check_snapshots(struct child *file, const struct qcow2_image *img, struct error *err);
