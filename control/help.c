@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
  * --help, from the tables: nothing here knows an option by name. `--help` lists the options,
- * `--help blockdev` the keys of one, with those of each driver behind the common ones. Host.
+ * `--help blockdev` the keys of one, with those of each driver behind the common ones. Behind the
+ * options, what images are created with, and the QMP commands. Host.
  */
 #include "control/control.h"
 
@@ -9,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "blk/blk.h"
 #include "kernel/command.h"
 #include "kernel/kernel.h"
 
@@ -77,18 +79,39 @@ static int by_text(const void *a, const void *b)
     return strcmp(*(const char *const *)a, *(const char *const *)b);
 }
 
+static size_t sorted_tags(const struct type *t, const char **tags, size_t max)
+{
+    size_t n = 0;
+    for (size_t i = 0; n < max && t->iterate(i); i++)
+        tags[n++] = t->iterate(i);
+    qsort(tags, n, sizeof(tags[0]), by_text);
+    return n;
+}
+
 static void print_branches(const struct type *t, const char *prefix, const char *indent)
 {
     const char *tags[256];
-    size_t n = 0;
-    for (size_t i = 0; n < ARRAY_LEN(tags) && t->iterate(i); i++)
-        tags[n++] = t->iterate(i);
-    qsort(tags, n, sizeof(tags[0]), by_text);
+    size_t n = sorted_tags(t, tags, ARRAY_LEN(tags));
     for (size_t i = 0; i < n; i++) {
         const struct type *b = t->branch(tags[i]);
         printf("%s%s%s=%s\n", indent, prefix, t->tag, tags[i]);
         if (b)
             print_fields(b->fields, prefix);
+    }
+}
+
+/* What images can be made with. */
+static void print_creation(void)
+{
+    const char *tags[256];
+    size_t n = sorted_tags(&type_blockdev_options, tags, ARRAY_LEN(tags));
+    for (size_t i = 0; i < n; i++) {
+        registry_for_each (blk_driver, d) {
+            if (strcmp((*d)->name, tags[i]) || !(*d)->create_options)
+                continue;
+            printf("\n%s\n", tags[i]);
+            print_fields((*d)->create_options->fields, "");
+        }
     }
 }
 
@@ -145,6 +168,8 @@ int control_print_help(const char *option)
         found = true;
     }
     if (!option) {
+        printf("\nImage creation\n");
+        print_creation();
         printf("\nQMP commands\n");
         print_commands();
     }

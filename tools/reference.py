@@ -7,10 +7,13 @@ import sys
 
 def reference(program):
     out = subprocess.run([program, "--help"], stdout=subprocess.PIPE, text=True, check=True).stdout
-    options, commands = out[out.index("\n--"):].split("\nQMP commands\n")
+    options, rest = out[out.index("\n--"):].split("\nImage creation\n")
+    creation, commands = rest.split("\nQMP commands\n")
     return ("# Options and commands\n\nWritten by `make reference` from the tables that also parse them. "
             "In brackets: optional; in parentheses: the default.\nThe host form has all of them; the firmware "
             "has those that its board can serve.\n\n## Options\n\n```\n" + options.strip("\n") +
+            "\n```\n\n## Image creation\n\nFor `strongroom create -f FORMAT -o NAME=VALUE,...`, which knows "
+            "them by qemu-img's names: with underscores, `version` as `compat`.\n\n```\n" + creation.strip("\n") +
             "\n```\n\n## QMP commands\n\n```\n" + commands.strip("\n") + "\n```\n")
 
 

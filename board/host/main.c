@@ -136,13 +136,14 @@ static void quit_signal(void)
 static int usage(int status)
 {
     FILE *f = status ? stderr : stdout;
-    fprintf(f, "usage: strongroom --blockdev ... --nbd-server ... --export ... [--pidfile P] "
-               "[--daemonize]\n"
-               "       strongroom nbd [-f FMT] [-r] [-k SOCK | -b ADDR -p PORT] [-x NAME] [-e N] "
-               "[-t] FILE\n"
-               "       strongroom create [-f FMT] [-o NAME=VALUE,...] [-b BACKING -F FMT] [-u] [-q] "
-               "FILE [SIZE]\n"
-               "       strongroom --help | --version\n");
+    fprintf(f,
+            "usage: strongroom --blockdev ... --nbd-server ... --export ... [--pidfile P] "
+            "[--daemonize]\n"
+            "       strongroom nbd [-f FMT] [-r] [-k SOCK | -b ADDR -p PORT] [-x NAME] [-e N] "
+            "[-t] FILE\n"
+            "       strongroom create [-f FMT] [-o NAME=VALUE,...] [-b BACKING -F FMT] [-u] [-q] "
+            "FILE [SIZE]\n"
+            "       strongroom --help | --version\n");
     return status;
 }
 
