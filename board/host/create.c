@@ -262,7 +262,7 @@ static int co_look_at_backing(const char *name, const char *format)
     if (r)
         return error_set(&job.err, r, "%s\nCould not open backing image.", err.msg);
     if (!said("size"))
-        r = set_size(n->size);
+        r = set_size(align_up(n->size, SECTOR));
     co_node_unref(n);
     return r;
 }
