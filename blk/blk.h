@@ -38,6 +38,9 @@ enum blk_flags {
     BLK_SERIALISING = 16, /* wait for, and hold back, every overlapping write; the node must be
                              tracked (co_node_track) */
     BLK_WRITE_UNCHANGED = 32,
+    BLK_SETTLED = 128, /* complete only when whoever opens the image anew reads it: its metadata are
+                          with the layer below, though not flushed. Drivers without metadata of their
+                          own do not know it */
     BLK_PREFETCH = 64, /* read: the caller does not want the bytes (NBD_CMD_CACHE); iov.len gives
                           the length, segments may be NULL */
 };

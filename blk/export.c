@@ -32,7 +32,7 @@ struct export *export_find(const char *id)
 
 struct base {
     const char *type, *id, *node_name;
-    bool writable, writethrough;
+    bool writable, writethrough, restart_safe;
 };
 static const struct field base_fields[] = {
     FIELD_REQ(struct base, type, "type", &type_str, "Kind of export"),
@@ -41,6 +41,8 @@ static const struct field base_fields[] = {
     FIELD_DEF(struct base, writable, "writable", &type_bool, "off", "Clients may write"),
     FIELD_DEF(struct base, writethrough, "writethrough", &type_bool, "off",
               "Each write is stable before it completes"),
+    FIELD_DEF(struct base, restart_safe, "restart-safe", &type_bool, "off",
+              "Each completed write outlives this process, though not a power cut"),
     {0},
 };
 
@@ -121,6 +123,13 @@ static int check(const struct base *b, struct node **n, struct error *err)
     return 0;
 }
 
+/* What each write through the edge has to keep, beyond what its client asks for. */
+static unsigned edge_flags(const struct node *n, const struct base *b)
+{
+    unsigned settled = b->restart_safe ? BLK_SETTLED & n->write_flags : 0;
+    return settled | (b->writethrough ? BLK_FUA : 0);
+}
+
 static int co_add(const struct schema_union *u, struct error *err)
 {
     const struct base *b = u->base;
@@ -136,8 +145,7 @@ static int co_add(const struct schema_union *u, struct error *err)
         export_free(e);
         return r;
     }
-    if (b->writethrough)
-        e->origin.root->write_flags = BLK_FUA;
+    e->origin.root->write_flags = edge_flags(n, b);
     r = e->type->co_open(e, u->opts, err);
     if (r) {
         error_set(err, r, "Could not open export '%s': %s", e->id, sr_strerror(r));

@@ -160,7 +160,7 @@ static int co_write_untracked(struct node *n, uint64_t off, struct iov v, unsign
     int r;
     if (n->detect_zeroes && n->drv->co_pwrite_zeroes && iov_is_zero(v))
         return co_zero_pieces(n, off, v.len, detected(n, flags));
-    if (straight(n, off, &v))
+    if (straight(n, off, &v) || (flags & BLK_COMPRESSED)) /* a cluster is compressed as a whole */
         r = n->drv->co_pwritev(n, off, v, flags & n->write_flags);
     else
         r = co_write_pieces(n, off, v, flags & n->write_flags);

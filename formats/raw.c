@@ -81,8 +81,9 @@ static int co_raw_open(struct node *n, const void *opts, struct error *err)
     /* Whether anybody will write is not known yet; a read-only file is no error before. */
     n->read_only |= n->file->node->read_only;
     n->file->writable = !n->read_only;
-    n->write_flags = BLK_FUA | BLK_WRITE_UNCHANGED;
-    n->zero_flags = BLK_FUA | BLK_MAY_UNMAP | BLK_NO_FALLBACK;
+    n->write_flags = BLK_FUA | BLK_WRITE_UNCHANGED | (n->file->node->write_flags & BLK_SETTLED);
+    n->zero_flags =
+        BLK_FUA | BLK_MAY_UNMAP | BLK_NO_FALLBACK | (n->file->node->zero_flags & BLK_SETTLED);
     return 0;
 }
 

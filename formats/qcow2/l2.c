@@ -27,8 +27,9 @@
  * without yielding between publishing and using the slice, so somebody always gets ahead, however
  * few slices there are. When all are being loaded, the next one waits.
  *
- * For writing, later: entries change in place with single 64-bit stores on the home loop, a dirty
- * slice keeps its host offset and is written before it is taken out. Nothing here changes its shape.
+ * Writing. Entries change in place with single 64-bit stores on the home loop. A slice with changes
+ * is dirty and stays where it is until a commit (commit.c) has written it. Some slices are always
+ * clean, so that readers find room also while nothing can be written.
  */
 #include "formats/qcow2/qcow2.h"
 
@@ -69,6 +70,7 @@ static bool take_memory(struct l2_cache *c, unsigned count)
     for (unsigned i = 0; i < count; i++) {
         c->slices[i].entries = (void *)(at + i * c->slice_size);
         list_init(&c->slices[i].waiters);
+        list_init(&c->slices[i].link);
     }
     return true;
 }
@@ -79,6 +81,7 @@ int l2_open(struct l2_cache *c, size_t slice_size, uint64_t bytes, uint64_t most
     count = MAX(MIN(MIN(count, most), UINT32_MAX / 4), L2_MIN_SLICES);
     c->slice_size = slice_size;
     co_queue_init(&c->waiting);
+    list_init(&c->dirty);
     while (!take_memory(c, (unsigned)count)) {
         if (bytes || count == L2_MIN_SLICES)
             return SR_ENOMEM;
@@ -140,7 +143,7 @@ static void visit_next(struct loop_job *job)
 }
 
 /* A posted job runs between turns' coroutines: where it has been, no look-up is under way. */
-static void co_wait_readers(void)
+void co_l2_wait_readers(void)
 {
     struct visit v = {.home = loop_id(), .waiter = co_self()};
     v.job.run = visit_next;
@@ -153,13 +156,13 @@ static void co_wait_readers(void)
 
 /* ---- loading ---- */
 
-/* Second chance; NULL: all are being loaded. */
+/* Second chance; NULL: all are dirty or being loaded. */
 static struct l2_slice *victim(struct l2_cache *c)
 {
     for (unsigned i = 0; i < 2 * c->count; i++) {
         struct l2_slice *s = &c->slices[c->hand];
         c->hand = c->hand + 1 < c->count ? c->hand + 1 : 0;
-        if (s->loading)
+        if (s->loading || s->dirty)
             continue;
         if (!s->published || !__atomic_load_n(&s->used, __ATOMIC_RELAXED))
             return s;
@@ -167,7 +170,7 @@ static struct l2_slice *victim(struct l2_cache *c)
     }
     /* Readers may have used them all meanwhile. */
     for (unsigned i = 0; i < c->count; i++)
-        if (!c->slices[i].loading)
+        if (!c->slices[i].loading && !c->slices[i].dirty)
             return &c->slices[i];
     return NULL;
 }
@@ -187,10 +190,10 @@ static int co_load_into(struct l2_cache *c, struct l2_slice *s, struct child *fi
     s->load_key = key;
     if (s->published) {
         unpublish(c, s);
-        co_wait_readers();
+        co_l2_wait_readers();
     }
     TRACE(l2_load, key, host);
-    int r = co_blk_pread(file, host, (void *)(uintptr_t)s->entries, c->slice_size);
+    int r = co_blk_pread(file, host, s->entries, c->slice_size);
     s->loading = false;
     if (!r)
         publish(c, s, key);
@@ -199,14 +202,15 @@ static int co_load_into(struct l2_cache *c, struct l2_slice *s, struct child *fi
     return r;
 }
 
-int co_l2_load(struct l2_cache *c, struct child *file, uint64_t key, uint64_t host)
+int co_l2_load(struct qcow2 *q, uint64_t key, uint64_t host)
 {
+    struct l2_cache *c = &q->l2;
     struct l2_slice *s = find_load(c, key);
     if (s)
         return co_flight_join(&s->waiters);
     s = victim(c);
     if (s)
-        return co_load_into(c, s, file, key, host);
+        return co_load_into(c, s, q->node->file, key, host);
     co_queue_wait(&c->waiting); /* then look again: somebody may have loaded it */
     return 0;
 }

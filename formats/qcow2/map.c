@@ -19,10 +19,13 @@
  * file does not have reads as zeroes, as in QEMU. An entry in error ends the extent before it, and
  * fails only who wants it.
  */
-#include "formats/qcow2/qcow2.h"
+#include "formats/qcow2/writer.h"
 
+/* An image that is written is not written any more; the home loop sees to that. */
 static int corrupt(const struct qcow2 *s, const char *what, uint64_t off, uint64_t value)
 {
+    if (s->w && loop_id() == s->node->home_loop)
+        return qcow2_corruption(s->node->state, off, "%s, 0x%llx", what, (unsigned long long)value);
     log_limited("qcow2", "node %s: image is corrupt: %s at guest offset 0x%llx (0x%llx)",
                 s->node->name, what, (unsigned long long)off, (unsigned long long)value);
     return SR_EIO;
@@ -141,26 +144,36 @@ static void extend(const struct qcow2 *s, const be64 *slice, uint64_t off, uint6
         e->len += next.len;
 }
 
+int qcow2_slice_host(const struct qcow2 *s, uint64_t off, uint64_t *host)
+{
+    uint64_t i = off >> s->l2_shift;
+    *host = 0;
+    if (i >= s->l1_entries)
+        return SR_EIO;
+    uint64_t entry = be64_get(s->l1[i]), table = entry & QCOW2_OFFSET_MASK;
+    if (entry & QCOW2_L1_RESERVED)
+        return corrupt(s, "reserved bits in an L1 entry", off, entry);
+    if (!table)
+        return 0;
+    uint64_t slice = (off >> s->slice_shift) & ((1ull << (s->l2_shift - s->slice_shift)) - 1);
+    uint64_t at = table + slice * s->l2.slice_size;
+    if ((table & s->cluster_mask) || !range_ok(at, s->l2.slice_size, s->node->file->node->size))
+        return corrupt(s, "L2 table outside of the file, or not aligned", off, entry);
+    *host = at;
+    return 0;
+}
+
 /* No slice in the cache: none needed, or where it is. */
 #define MAP_L1_MOST 65536u /* entries looked at in one go */
 static __attribute__((noinline)) int map_l1(const struct qcow2 *s, uint64_t off, uint64_t len,
                                             struct extent *e, uint64_t *host)
 {
     uint64_t i = off >> s->l2_shift, table_size = 1ull << s->l2_shift, last;
-    if (i >= s->l1_entries)
-        return SR_EIO;
-    uint64_t entry = be64_get(s->l1[i]);
-    if (entry & QCOW2_L1_RESERVED)
-        return corrupt(s, "reserved bits in an L1 entry", off, entry);
-    uint64_t table = entry & QCOW2_OFFSET_MASK;
-    if (table) {
-        uint64_t slice = (off >> s->slice_shift) & ((1ull << (s->l2_shift - s->slice_shift)) - 1);
-        *host = table + slice * s->l2.slice_size;
-        if ((table & s->cluster_mask) ||
-            !range_ok(*host, s->l2.slice_size, s->node->file->node->size))
-            return corrupt(s, "L2 table outside of the file, or not aligned", off, entry);
+    int r = qcow2_slice_host(s, off, host);
+    if (r)
+        return r;
+    if (*host)
         return SR_EAGAIN;
-    }
     e->type = EXTENT_UNALLOCATED;
     e->len = table_size - (off & (table_size - 1));
     last = MIN(s->l1_entries, i + MAP_L1_MOST);
@@ -171,13 +184,32 @@ static __attribute__((noinline)) int map_l1(const struct qcow2 *s, uint64_t off,
 
 int qcow2_map(struct qcow2 *s, uint64_t off, uint64_t len, struct extent *e, uint64_t *host)
 {
-    const be64 *slice = l2_lookup(&s->l2, off >> s->slice_shift);
+    const struct l2_slice *slice = l2_lookup(&s->l2, off >> s->slice_shift);
     if (unlikely(!slice))
         return map_l1(s, off, len, e, host);
-    int r = decode(s, slice, off, e);
+    int r = decode(s, slice->entries, off, e);
     if (unlikely(e->len < len) && !r)
-        extend(s, slice, off, len, e);
+        extend(s, slice->entries, off, len, e);
     return r;
+}
+
+bool qcow2_map_in_place(const struct qcow2 *s, uint64_t off, size_t len, uint64_t *host)
+{
+    const struct l2_slice *slice = l2_lookup(&s->l2, off >> s->slice_shift);
+    uint64_t in = off & s->cluster_mask, i = off >> s->cluster_bits & s->index_mask;
+    if (unlikely(!slice))
+        return false;
+    uint64_t entry = be64_get(slice->entries[i]),
+             n = (in + len + s->cluster_mask) >> s->cluster_bits;
+    if (unlikely((entry & s->not_in_place) || !(entry & QCOW2_COPIED) || entry == QCOW2_COPIED))
+        return false;
+    if (unlikely(i + n > s->index_mask + 1))
+        return false;
+    for (uint64_t k = 1; k < n; k++)
+        if (be64_get(slice->entries[i + k]) != entry + (k << s->cluster_bits))
+            return false;
+    *host = (entry & ~QCOW2_COPIED) + in;
+    return true;
 }
 
 /* ---- with loading ---- */
@@ -187,7 +219,7 @@ static int co_map_home(struct qcow2 *s, uint64_t off, uint64_t len, struct exten
     uint64_t host;
     int r;
     while ((r = qcow2_map(s, off, len, e, &host)) == SR_EAGAIN) {
-        r = co_l2_load(&s->l2, s->node->file, off >> s->slice_shift, host);
+        r = co_l2_load(s, off >> s->slice_shift, host);
         if (r)
             break;
     }

@@ -11,13 +11,13 @@
  * Names in a header are what somebody else wrote: blk/volume.c decides what they may reach, and a
  * backing name without a format is refused, because formats are never guessed.
  *
- * The node is read-only whatever was asked for: writing comes with refcounts. So images with the
- * dirty or the corrupt bit may be served, as QEMU does read-only; and bits that only a writer has to
- * mind (lazy refcounts, autoclear) have no meaning here.
+ * Nothing is changed by opening, but for one thing: an image whose refcounts were not written (dirty
+ * bit) is repaired when it may be written. One that was found corrupt may only be read.
  *
- * Memory from the page allocator, at open only: L1 table (at most 32 MiB), L2 cache.
+ * Memory from the page allocator, at open only: L1 table (at most 32 MiB), L2 cache; for writing the
+ * refcount table (at most 8 MiB), refcount cache, a buffer for copies.
  */
-#include "formats/qcow2/qcow2.h"
+#include "formats/qcow2/writer.h"
 
 #include <string.h>
 
@@ -165,6 +165,7 @@ static int co_open_backing(struct node *n, const struct qcow2_options *o,
 
 static void close_all(struct qcow2 *s)
 {
+    writer_free(s);
     squeeze_close(s);
     clusters_close(s);
     l2_close(&s->l2);
@@ -173,11 +174,45 @@ static void close_all(struct qcow2 *s)
     sr_free(s->data_file);
 }
 
+/* A file that cannot be written is no error before somebody wants to. */
+static int co_decide_writing(struct node *n, struct qcow2_image *img, struct error *err)
+{
+    n->read_only |= n->file->node->read_only;
+    if (!n->read_only && (img->incompatible & QCOW2_INCOMPAT_CORRUPT)) {
+        if (!n->auto_read_only)
+            return error_set(err, SR_EACCES,
+                             "qcow2: Image is corrupt; cannot be opened read/write");
+        n->read_only = true;
+    }
+    n->file->writable = !n->read_only;
+    if (n->read_only || !(img->incompatible & QCOW2_INCOMPAT_DIRTY))
+        return 0;
+    int r = co_qcow2_repair_open(n->file, err);
+    return r ? r : co_read_header(n, img, err);
+}
+
+static int co_open_for_writing(struct node *n, const struct qcow2_image *img, struct error *err)
+{
+    struct qcow2 *s = n->state;
+    if (s->external && s->data->node->read_only)
+        n->read_only = true;
+    n->file->writable = !n->read_only;
+    s->data->writable = !n->read_only;
+    s->not_in_place = ~0ull;
+    if (n->read_only)
+        return 0;
+    n->write_flags = BLK_FUA | BLK_SETTLED | BLK_COMPRESSED | BLK_WRITE_UNCHANGED;
+    n->zero_flags = BLK_FUA | BLK_SETTLED | BLK_MAY_UNMAP | BLK_NO_FALLBACK;
+    return co_writer_open(s, img, err);
+}
+
 static int co_open_image(struct node *n, const struct qcow2_options *o, struct qcow2_image *img,
                          struct error *err)
 {
     struct qcow2 *s = n->state;
     int r = co_read_header(n, img, err);
+    if (!r)
+        r = co_decide_writing(n, img, err);
     if (r)
         return r;
     set_geometry(s, img);
@@ -192,14 +227,25 @@ static int co_open_image(struct node *n, const struct qcow2_options *o, struct q
         r = co_open_data(n, o, img, err);
     if (!r)
         r = co_open_backing(n, o, img, err);
+    if (!r)
+        r = co_open_for_writing(n, img, err);
     return r;
+}
+
+/* Any bytes: what the file wants, its dispatch sees to. */
+static void set_limits(struct node *n)
+{
+    const struct qcow2 *s = n->state;
+    uint32_t cluster = (uint32_t)s->cluster_mask + 1;
+    n->limits = (struct blk_limits){0};
+    n->limits.discard_alignment = cluster;
+    n->limits.write_zeroes_alignment = s->extended ? cluster >> QCOW2_SUBCLUSTER_BITS : cluster;
 }
 
 static int co_qcow2_open(struct node *n, const void *opts, struct error *err)
 {
     const struct qcow2_options *o = opts;
     struct qcow2 *s = n->state;
-    n->read_only = true;
     s->node = n;
     int r = co_child_open(n, "file", &o->file, false, &n->file, err);
     if (r)
@@ -209,16 +255,20 @@ static int co_qcow2_open(struct node *n, const void *opts, struct error *err)
         return SR_ENOMEM;
     r = co_open_image(n, o, img, err);
     n->size = img->size;
-    n->limits = (struct blk_limits){0}; /* any bytes: what the file wants, its dispatch sees to */
     sr_free(img);
     if (r)
         close_all(s);
+    else
+        set_limits(n);
     return r;
 }
 
 static void co_qcow2_close(struct node *n)
 {
-    close_all(n->state);
+    struct qcow2 *s = n->state;
+    if (s->w)
+        co_writer_close(s);
+    close_all(s);
 }
 
 /* ---- queries ---- */
@@ -278,6 +328,10 @@ const struct blk_driver blk_qcow2 = {
     .co_open = co_qcow2_open,
     .co_close = co_qcow2_close,
     .co_preadv = co_qcow2_preadv,
+    .co_pwritev = co_qcow2_pwritev,
+    .co_pwrite_zeroes = co_qcow2_pwrite_zeroes,
+    .co_pdiscard = co_qcow2_pdiscard,
+    .co_flush = co_qcow2_flush,
     .co_block_status = co_qcow2_block_status,
     .create_options = &qcow2_create_type,
     .co_create = co_qcow2_create,

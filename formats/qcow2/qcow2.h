@@ -2,13 +2,17 @@
 #ifndef FORMATS_QCOW2_QCOW2_H
 #define FORMATS_QCOW2_QCOW2_H
 /*
- * formats/qcow2/: the qcow2 driver; this header is for its own files only. Version 2 and 3, reading.
+ * formats/qcow2/: the qcow2 driver; this header is for its own files only. Versions 2 and 3.
  *
  *     header.c    header and extensions: parsed and checked    snapshot.c  the table is walked
  *     open.c      driver table, options, opening, closing      read.c      reads
  *     l2.c        cache of L2 slices                           status.c    block status
  *     map.c       guest offset -> extent                       cluster.c   decompressed clusters
  *     squeeze.c   clusters compressed for writing
+ *
+ *     write.c     writes: in place, or to new clusters         refcount.c  refcount table and blocks
+ *     link.c      entries change: new clusters, zeroes         alloc.c     clusters found and freed
+ *     commit.c    changed metadata goes to the file in order   update.c    bits in the header
  *
  * Units: bytes; "guest" offsets are in the virtual disk, "host" offsets in the image file (or the
  * external data file). Context: see each function; what is called from the data path neither
@@ -26,6 +30,7 @@ struct qcow2_image {
     unsigned version, cluster_bits, refcount_order;
     uint64_t size, incompatible, compatible, autoclear;
     uint64_t l1_offset, snapshots_offset, reftable_offset, reftable_bytes;
+    uint64_t snapshots_bytes;
     uint64_t bitmaps_offset,
         bitmaps_bytes; /* directory; none when the image says that it is stale */
     uint32_t l1_size, nb_snapshots, nb_bitmaps;
@@ -54,27 +59,34 @@ struct l2_cache {
     void *mem; /* all of it: one run of pages */
     size_t mem_size;
     struct co_queue waiting; /* for a slice that is not being loaded */
+    struct list dirty;       /* slices whose entries the file does not have */
+    unsigned ndirty;
 };
+struct qcow2;
 /* `bytes`: wanted, 0: as RAM allows; no more than `most` slices are of use. SR_ENOMEM. */
 int l2_open(struct l2_cache *c, size_t slice_size, uint64_t bytes, uint64_t most);
 void l2_close(struct l2_cache *c);
-/* Entries of slice `key`, or NULL; any loop; not to be kept across a yield. */
-static inline const be64 *l2_lookup(const struct l2_cache *c, uint64_t key);
+/* Slice `key`, or NULL; any loop; not to be kept across a yield. */
+static inline struct l2_slice *l2_lookup(const struct l2_cache *c, uint64_t key);
 /* Reads slice `key` from `host`; 0: it was there a moment ago. Home loop. */
-int co_l2_load(struct l2_cache *c, struct child *file, uint64_t key, uint64_t host);
+int co_l2_load(struct qcow2 *s, uint64_t key, uint64_t host);
+/* Readers on other loops that found something before this began have used it when it returns. */
+void co_l2_wait_readers(void);
 
 struct l2_slice {
     struct l2_slice *next; /* of the same bucket */
     uint64_t key;
-    const be64 *entries;
+    be64 *entries;
     bool used;      /* since the hand came by */
     bool published; /* in its bucket */
     bool loading;
+    bool dirty;          /* stays where it is until it is written */
     uint64_t load_key;   /* what is being loaded; `key` stays until no reader looks at it */
     struct list waiters; /* struct flight, while loading */
+    struct list link;    /* of the dirty ones */
 };
 
-static inline const be64 *l2_lookup(const struct l2_cache *c, uint64_t key)
+static inline struct l2_slice *l2_lookup(const struct l2_cache *c, uint64_t key)
 {
     struct l2_slice *s = __atomic_load_n(&c->bucket[key & c->mask], __ATOMIC_ACQUIRE);
     while (s && unlikely(__atomic_load_n(&s->key, __ATOMIC_RELAXED) != key))
@@ -83,12 +95,26 @@ static inline const be64 *l2_lookup(const struct l2_cache *c, uint64_t key)
         return NULL;
     if (unlikely(!__atomic_load_n(&s->used, __ATOMIC_RELAXED)))
         __atomic_store_n(&s->used, true, __ATOMIC_RELAXED);
-    return s->entries;
+    return s;
+}
+/* Home loop. At most l2_may_dirty() slices are dirty, so that readers always find others. */
+static inline void l2_set_dirty(struct l2_cache *c, struct l2_slice *s)
+{
+    if (s->dirty)
+        return;
+    s->dirty = true;
+    c->ndirty++;
+    list_append(&c->dirty, &s->link);
+}
+static inline bool l2_may_dirty(const struct l2_cache *c, const struct l2_slice *s)
+{
+    return s->dirty || c->ndirty + 2 < c->count;
 }
 
 /* ---- the node ---- */
 
 struct cluster_set;
+struct writer;
 struct qcow2 {
     /* What every read looks at. */
     struct l2_cache l2;
@@ -97,6 +123,8 @@ struct qcow2 {
     uint64_t cluster_mask; /* cluster size - 1 */
     uint64_t index_mask;   /* entries of a slice - 1 */
     uint64_t not_plain;    /* bits that an entry of an ordinary data cluster has not */
+    uint64_t not_in_place; /* ... of one that is written where it is; all: look closely */
+    unsigned epoch;        /* 0 or 1: of the requests that begin now */
     struct child *data;    /* where data clusters are: the file, or the data file */
     bool extended;         /* L2 entries have a subcluster bitmap */
     bool external, raw;    /* data file; and its offsets are the guest's */
@@ -108,6 +136,12 @@ struct qcow2 {
     struct cluster_set *clusters;
     char *squeeze; /* a cluster and the compressor's state; NULL: none was compressed yet */
     struct node *node;
+    struct writer *w;   /* NULL: read-only */
+    bool corrupt;       /* something was seen that forbids writing */
+    struct co *reclaim; /* waits for requests of the other epoch to end */
+    struct qcow2_io {
+        unsigned n[2]; /* requests under way, by epoch */
+    } __attribute__((aligned(CACHE_LINE))) io[MAX_LOOPS];
     /* For queries. */
     enum compression compression;
     unsigned refcount_bits;
@@ -115,6 +149,21 @@ struct qcow2 {
     char *data_file; /* name in the header, or NULL */
 };
 extern const struct blk_driver blk_qcow2;
+
+/* Around every look at the mapping and the I/O that follows from it, on the same loop: a cluster that
+ * an entry does not name any more is another's only when everyone who may have found it before has
+ * ended. Who is in between waits for I/O, never for a commit or for space. */
+static inline unsigned qcow2_io_begin(struct qcow2 *s)
+{
+    unsigned e = __atomic_load_n(&s->epoch, __ATOMIC_RELAXED);
+    s->io[loop_id()].n[e]++;
+    return e;
+}
+static inline void qcow2_io_end(struct qcow2 *s, unsigned e)
+{
+    if (!--s->io[loop_id()].n[e] && unlikely(s->reclaim))
+        co_wake(s->reclaim);
+}
 
 /* ---- map.c ---- */
 
@@ -128,6 +177,10 @@ struct extent {
 /* What [off, ...) is, from memory only: SR_EAGAIN when a slice is missing (its place in the file is
  * *host then). Ends at the end of a slice; may be longer than `len`. Any loop. */
 int qcow2_map(struct qcow2 *s, uint64_t off, uint64_t len, struct extent *e, uint64_t *host);
+/* May [off, off + len) be written where it is, as one piece at *host? No: look closely. Any loop. */
+bool qcow2_map_in_place(const struct qcow2 *s, uint64_t off, size_t len, uint64_t *host);
+/* Where the slice of `off` lies in the file; 0: there is no table. Any loop. */
+int qcow2_slice_host(const struct qcow2 *s, uint64_t off, uint64_t *host);
 /* The same with what it takes, and across slices; join_compressed: for those who do not read. Any
  * loop. */
 int co_qcow2_map(struct qcow2 *s, uint64_t off, uint64_t len, bool join_compressed,
@@ -147,9 +200,17 @@ int co_qcow2_create(struct child *file, const void *opts, struct error *err);
 
 /* ---- the rest ---- */
 
-int co_qcow2_check_snapshots(struct child *file, const struct qcow2_image *img, struct error *err);
+/* ... and measured. */
+int co_qcow2_check_snapshots(struct child *file, struct qcow2_image *img, struct error *err);
 int co_qcow2_preadv(struct node *n, uint64_t off, struct iov v, unsigned flags);
 int co_qcow2_block_status(struct node *n, uint64_t off, uint64_t len, struct blk_status *st);
+
+/* Reads what a guest would, on the home loop. */
+int co_qcow2_read_home(struct node *n, uint64_t off, struct iov v);
+int co_qcow2_pwritev(struct node *n, uint64_t off, struct iov v, unsigned flags);
+int co_qcow2_pwrite_zeroes(struct node *n, uint64_t off, uint64_t len, unsigned flags);
+int co_qcow2_pdiscard(struct node *n, uint64_t off, uint64_t len);
+int co_qcow2_flush(struct node *n);
 
 /* cluster.c: bytes of a compressed cluster, from `in` on. Home loop. */
 int co_cluster_read(struct qcow2 *s, const struct extent *e, uint64_t in, struct iov v);

@@ -101,6 +101,9 @@ static_assert(sizeof(struct qcow2_snapshot) == 40, "snapshot table entry");
 #define QCOW2_L2_ZERO              1ull                  /* version 3, without extended entries */
 #define QCOW2_SECTOR               512u                  /* unit of a compressed cluster's length */
 #define QCOW2_SUBCLUSTER_BITS      5                     /* 32 subclusters in a cluster */
+/* Second word of an extended entry: bit x, subcluster x is data; bit 32 + x: it is zero. */
+#define QCOW2_ALL_DATA             0xffffffffull
+#define QCOW2_ALL_ZERO             0xffffffff00000000ull
 
 /* QEMU's limits. */
 #define QCOW2_MIN_CLUSTER_BITS     9

@@ -114,32 +114,52 @@ static int co_read_parts(struct node *n, uint64_t off, struct iov v)
     return r ? r : child;
 }
 
-static __attribute__((noinline)) int co_read_home(struct node *n, uint64_t off, struct iov v)
+int co_qcow2_read_home(struct node *n, uint64_t off, struct iov v)
+{
+    struct qcow2 *s = n->state;
+    unsigned e = qcow2_io_begin(s);
+    int r = co_read_parts(n, off, v);
+    qcow2_io_end(s, e);
+    return r;
+}
+
+static __attribute__((noinline)) int co_go_home_and_read(struct node *n, uint64_t off, struct iov v)
 {
     unsigned from = loop_id();
     co_hop(n->home_loop);
-    int r = co_read_parts(n, off, v);
+    int r = co_qcow2_read_home(n, off, v);
     co_hop(from);
     return r;
+}
+
+/* What one look at the mapping can answer; SR_EAGAIN: not this. A subcluster's entry has two words,
+ * which only the home loop sees change together. */
+static inline int co_read_at_once(struct node *n, uint64_t off, struct iov v)
+{
+    struct qcow2 *s = n->state;
+    struct extent e;
+    uint64_t host;
+    if (unlikely(s->extended && loop_id() != n->home_loop))
+        return SR_EAGAIN;
+    int r = qcow2_map(s, off, v.len, &e, &host);
+    if (unlikely(r == SR_EIO && loop_id() == n->home_loop))
+        return r;
+    if (unlikely(r || e.len < v.len || e.type == EXTENT_COMPRESSED))
+        return SR_EAGAIN;
+    if (likely(e.type == EXTENT_DATA))
+        return co_blk_preadv(s->data, e.host, v, 0);
+    if (e.type == EXTENT_UNALLOCATED)
+        return co_read_backing(n, off, v);
+    iov_fill(v, 0, 0, v.len);
+    return 0;
 }
 
 int co_qcow2_preadv(struct node *n, uint64_t off, struct iov v, unsigned flags)
 {
     struct qcow2 *s = n->state;
-    struct extent e;
-    uint64_t host;
     (void)flags;
-    int r = qcow2_map(s, off, v.len, &e, &host);
-    if (unlikely(r == SR_EIO))
-        return r;
-    if (unlikely(r || e.len < v.len))
-        return co_read_home(n, off, v);
-    if (likely(e.type == EXTENT_DATA))
-        return co_blk_preadv(s->data, e.host, v, 0);
-    if (e.type == EXTENT_UNALLOCATED)
-        return co_read_backing(n, off, v);
-    if (e.type == EXTENT_COMPRESSED)
-        return co_read_home(n, off, v);
-    iov_fill(v, 0, 0, v.len);
-    return 0;
+    unsigned e = qcow2_io_begin(s);
+    int r = co_read_at_once(n, off, v);
+    qcow2_io_end(s, e);
+    return likely(r != SR_EAGAIN) ? r : co_go_home_and_read(n, off, v);
 }

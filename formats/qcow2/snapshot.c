@@ -22,7 +22,7 @@ static int entry_length(const struct qcow2_image *img, uint32_t i, const struct 
     return 0;
 }
 
-int co_qcow2_check_snapshots(struct child *file, const struct qcow2_image *img, struct error *err)
+int co_qcow2_check_snapshots(struct child *file, struct qcow2_image *img, struct error *err)
 {
     uint64_t off = img->snapshots_offset, len = 0, start = off;
     for (uint32_t i = 0; i < img->nb_snapshots; i++) {
@@ -44,5 +44,6 @@ int co_qcow2_check_snapshots(struct child *file, const struct qcow2_image *img, 
         if (off - start > QCOW2_MAX_SNAPSHOTS_BYTES)
             return error_set(err, SR_EINVAL, "Snapshot table is too big");
     }
+    img->snapshots_bytes = off - start;
     return 0;
 }

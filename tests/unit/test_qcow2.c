@@ -42,7 +42,7 @@ static void image_open(struct opened *o, enum image_kind kind, const char *disk,
         o->d = mem("d", o->i.size, disk);
         memcpy(memdisk_of(o->d)->data, o->i.data, o->i.size);
     }
-    snprintf(text, sizeof(text), "driver=qcow2,node-name=q,file=m%s%s",
+    snprintf(text, sizeof(text), "driver=qcow2,node-name=q,read-only=on,file=m%s%s",
              o->i.external ? ",data-file=d" : "", more);
     o->t = test_root_open(test_open(text));
 }
@@ -237,7 +237,7 @@ static void co_unnamed_format(void *arg)
     image_make(&i, IMAGE_EMPTY);
     struct node *m = mem("m", i.file_size, "");
     image_put(&i, "m");
-    const char *said = test_open_error("driver=qcow2,node-name=q,file=m");
+    const char *said = test_open_error("driver=qcow2,node-name=q,read-only=on,file=m");
     assert_non_null(strstr(said, "give 'backing' explicitly"));
     image_free(&i);
     drop(m);
@@ -266,7 +266,7 @@ static void co_one_request(void *arg)
     for (unsigned k = 0; k < 100 * 512; k++)
         f[data + k] = o.i.model[k] = (uint8_t)(k >> 9);
     test_root_close(&o.t);
-    o.t = test_root_open(test_open("driver=qcow2,node-name=q,file=m"));
+    o.t = test_root_open(test_open("driver=qcow2,node-name=q,read-only=on,file=m"));
     memdisk_forget(memdisk_of(o.m));
     assert_int_equal(co_read_checked(&o, 100, 51000), 0);
     assert_int_equal(memdisk_of(o.m)->count[MEM_READ], 3); /* two slices, one read of data */
@@ -348,10 +348,10 @@ static void co_nested(void *arg)
     }
     struct node *m = mem("m", in[2].file_size, ",jitter=2");
     image_put(&in[2], "m");
-    struct node *outer = test_open("driver=qcow2,node-name=q2,file=m");
-    struct node *middle = test_open("driver=qcow2,node-name=q1,file=q2");
+    struct node *outer = test_open("driver=qcow2,node-name=q2,read-only=on,file=m");
+    struct node *middle = test_open("driver=qcow2,node-name=q1,read-only=on,file=q2");
     o.i = in[0];
-    o.t = test_root_open(test_open("driver=qcow2,node-name=q0,file=q1"));
+    o.t = test_root_open(test_open("driver=qcow2,node-name=q0,read-only=on,file=q1"));
     co_read_all(&o, 8, 20);
     test_root_close(&o.t);
     drop(middle);
@@ -424,7 +424,7 @@ static void co_each_open_fails(void *arg)
     bool fired = true;
     for (uint64_t nth = 1; fired; nth++) {
         fault_arm(kind, nth, false);
-        int r = open_text("driver=qcow2,node-name=q,file=m,data-file=d", &n);
+        int r = open_text("driver=qcow2,node-name=q,read-only=on,file=m,data-file=d", &n);
         fired = fault_fired(kind);
         fault_arm(kind, 0, false);
         assert_int_equal(!!r, fired);

@@ -11,7 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define OPEN "driver=qcow2,node-name=q,file=m"
+#define OPEN "driver=qcow2,node-name=q,read-only=on,file=m"
 
 static void drop(struct node *n)
 {

@@ -78,8 +78,8 @@ static void co_body(void *arg)
     (void)arg;
     image = (struct image){.version = 3, .cluster_bits = 9, .size = 400000};
     image_make(&image, IMAGE_RANDOM);
-    struct test_root t =
-        test_root_open(test_open("driver=qcow2,node-name=q,file.driver=flat,l2-cache-size=512"));
+    struct test_root t = test_root_open(
+        test_open("driver=qcow2,node-name=q,read-only=on,file.driver=flat,l2-cache-size=512"));
     co_join_init(&join);
     for (unsigned i = 0; i < READERS; i++) {
         r[i] = (struct reader){.loop = i % 2, .random = i, .origin = t.origin, .join = &join};

@@ -26,7 +26,7 @@ static void image_open(struct opened *o, enum image_kind kind, const char *more)
              (unsigned long long)o->i.file_size, more);
     o->m = test_open(text);
     image_put(&o->i, "m");
-    o->t = test_root_open(test_open("driver=qcow2,node-name=q,file=m"));
+    o->t = test_root_open(test_open("driver=qcow2,node-name=q,read-only=on,file=m"));
     o->s = node_state(o->t.n);
 }
 

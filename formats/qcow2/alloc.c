@@ -1,0 +1,410 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * Clusters: found, and given back.
+ *
+ * Finding. Every cluster below `cursor` is used; the search goes on from there, takes adjacent ones
+ * when several are wanted, and makes the file longer when it must and can (a disk has the size that
+ * it has: SR_ENOSPC). A cluster that becomes free moves the cursor back. So clusters that are written
+ * one after the other lie side by side, and a full image is found full at once.
+ *
+ * Zeroes. A write of a few sectors to a new cluster needs zeroes around it. When the file can zero by
+ * itself, a stretch of free clusters is zeroed ahead with one request; what the file has grown by is
+ * zero anyway. The allocator goes through such a stretch from its beginning:
+ *
+ *     used used used | zero_from ...... zero_to |  unknown         (only [zero_from, zero_to) counts)
+ *
+ * Giving back. A cluster that an entry does not name any more cannot be used at once:
+ *   - the file still names it, until the changed entry is written and stable;
+ *   - a request that looked at the entry before may still read or write it.
+ * Entries are changed first and their old clusters put on `pending`; the commit that writes these
+ * changes makes them `ready` and begins a new epoch of requests; a coroutine then flushes, waits for
+ * the requests of the old epoch, lowers the refcounts, and tells the node below before anybody can
+ * take what became free. While it is at work the next ones gather on `pending`.
+ *
+ *     change -> pending -> (commit) -> ready -> (flush, requests end) -> refcount - 1, discard
+ *
+ * Packed clusters. Compressed data begin right behind the one before, also when they go on in the next
+ * cluster; each cluster counts the pieces that touch it.
+ */
+#include "formats/qcow2/writer.h"
+
+#include <string.h>
+
+#define GROW_MIN   (1u << 20)
+#define GROW_MAX   (64u << 20)
+#define ZERO_AHEAD (4u << 20)
+
+static inline uint64_t cluster_size(const struct qcow2 *s)
+{
+    return s->cluster_mask + 1;
+}
+
+/* ---- growing ---- */
+
+/* What the file has grown by, from `size` to `end` bytes, is zero. */
+static void note_growth(struct qcow2 *s, uint64_t size, uint64_t end)
+{
+    struct writer *w = s->w;
+    uint64_t from = (size + s->cluster_mask) >> s->cluster_bits;
+    if (w->zero_from >= w->zero_to || w->zero_to != from)
+        w->zero_from = from;
+    w->zero_to = end >> s->cluster_bits;
+    w->grown = true;
+}
+
+int co_grow(struct qcow2 *s, uint64_t end)
+{
+    struct child *file = s->node->file;
+    uint64_t size = file->node->size, need = end << s->cluster_bits;
+    if (likely(end <= size >> s->cluster_bits))
+        return 0;
+    if (s->w->fixed || end > QCOW2_OFFSET_MASK >> s->cluster_bits)
+        return SR_ENOSPC;
+    uint64_t step = MIN(MAX(size / 8, GROW_MIN), GROW_MAX);
+    uint64_t want = align_up(MAX(need, size + step), cluster_size(s));
+    int r = co_blk_truncate(file, want);
+    if (r == SR_ENOSPC && want > need)
+        r = co_blk_truncate(file, want = need);
+    if (!r)
+        note_growth(s, size, want);
+    s->w->fixed |= r == SR_ENOTSUP;
+    return r == SR_ENOTSUP ? SR_ENOSPC : r;
+}
+
+/* ---- finding (alloc is held) ---- */
+
+static int co_find(struct qcow2 *s, struct ref_slice **slice)
+{
+    struct writer *w = s->w;
+    for (;;) {
+        int r = co_grow(s, w->cursor + 1);
+        if (!r)
+            r = co_ref_slice(s, w->cursor, slice);
+        if (!r && !*slice) {
+            r = co_ref_new_block(s, w->cursor);
+            if (!r)
+                continue;
+        }
+        if (r)
+            return r;
+        uint64_t end = (*slice)->first + (1ull << w->refs.slice_bits);
+        end = MIN(end, s->node->file->node->size >> s->cluster_bits);
+        while (w->cursor < end && ref_get(s, *slice, w->cursor))
+            w->cursor++;
+        if (w->cursor < end)
+            return 0;
+    }
+}
+
+/* Free ones in a row, from the cursor on, within the slice and the file. */
+static uint64_t row(const struct qcow2 *s, const struct ref_slice *slice, uint64_t most)
+{
+    uint64_t first = s->w->cursor, end = slice->first + (1ull << s->w->refs.slice_bits), n = 0;
+    end = MIN(end, s->node->file->node->size >> s->cluster_bits);
+    while (n < most && first + n < end && !ref_get(s, slice, first + n))
+        n++;
+    return n;
+}
+
+static bool at_zeroes(const struct qcow2 *s)
+{
+    return s->w->cursor >= s->w->zero_from && s->w->cursor < s->w->zero_to;
+}
+
+/* Not being able to is no error: the writer brings zeroes along. */
+static int co_zero_ahead(struct qcow2 *s, struct ref_slice **slice)
+{
+    struct writer *w = s->w;
+    uint64_t first = w->cursor, n = row(s, *slice, MAX(ZERO_AHEAD >> s->cluster_bits, 1u));
+    int r = co_blk_pwrite_zeroes(s->node->file, first << s->cluster_bits, n << s->cluster_bits,
+                                 BLK_MAY_UNMAP | BLK_NO_FALLBACK);
+    if (!r) {
+        w->zero_from = first;
+        w->zero_to = first + n;
+    }
+    w->no_zero |= r == SR_ENOTSUP;
+    return co_ref_slice(s, first, slice);
+}
+
+static int co_alloc_locked(struct qcow2 *s, uint64_t want, bool zeroed, struct found *f)
+{
+    struct writer *w = s->w;
+    struct ref_slice *slice;
+    int r = co_find(s, &slice);
+    if (!r && zeroed && !at_zeroes(s) && !w->no_zero)
+        r = co_zero_ahead(s, &slice);
+    if (r)
+        return r;
+    uint64_t first = w->cursor, n = row(s, slice, want);
+    f->zeroed = at_zeroes(s);
+    if (f->zeroed)
+        n = MIN(n, w->zero_to - first);
+    for (uint64_t i = 0; i < n; i++)
+        ref_set(s, slice, first + i, 1);
+    if (first < w->zero_to && first + n > w->zero_from && !MUTANT(ZERO_STALE))
+        w->zero_from = first + n;
+    w->cursor = first + n;
+    f->host = first << s->cluster_bits;
+    f->count = n;
+    return 0;
+}
+
+int co_make_room(struct qcow2 *s)
+{
+    struct writer *w = s->w;
+    if (!w->npending && !w->nready && !w->reclaiming)
+        return SR_ENOSPC;
+    int r = co_qcow2_commit(s);
+    if (r)
+        return r;
+    co_reclaim_wait(s);
+    return w->reclaim_error;
+}
+
+int co_alloc(struct qcow2 *s, uint64_t want, bool zeroed, struct found *f)
+{
+    int r, room = 0;
+    do {
+        co_mutex_lock(&s->w->alloc);
+        r = co_alloc_locked(s, want, zeroed, f);
+        co_mutex_unlock(&s->w->alloc);
+        if (r == SR_ENOSPC)
+            room = co_make_room(s);
+    } while (r == SR_ENOSPC && !room);
+    return r == SR_ENOSPC ? room : r;
+}
+
+/* ---- packed (alloc is held) ---- */
+
+/* One more piece in the cluster that is being filled; false: no. */
+static int co_share(struct qcow2 *s, bool *shared)
+{
+    uint64_t cluster = s->w->pack >> s->cluster_bits;
+    struct ref_slice *slice;
+    *shared = false;
+    int r = co_ref_slice(s, cluster, &slice);
+    if (r || !slice)
+        return r;
+    uint64_t v = ref_get(s, slice, cluster);
+    if (v && v < ref_max(s)) {
+        ref_set(s, slice, cluster, v + 1);
+        *shared = true;
+    }
+    return 0;
+}
+
+static void set_pack(struct qcow2 *s, uint64_t end)
+{
+    s->w->pack = align_up(end, s->node->file->node->limits.request_alignment);
+    if (!(s->w->pack & s->cluster_mask))
+        s->w->pack = 0;
+}
+
+static int co_pack_locked(struct qcow2 *s, size_t len, uint64_t *host)
+{
+    struct writer *w = s->w;
+    uint64_t at = w->pack, room = at ? cluster_size(s) - (at & s->cluster_mask) : 0;
+    struct found f = {0};
+    bool shared = false;
+    int r = 0;
+    if (room >= len)
+        r = co_share(s, &shared);
+    if (!r && !shared) {
+        r = co_alloc_locked(s, 1, false, &f);
+        if (!r && room && room < len && at + room == f.host && at == w->pack)
+            r = co_share(s, &shared);
+        if (r && f.count)
+            (void)co_ref_drop(s, f.host >> s->cluster_bits, 1, false);
+    }
+    if (r)
+        return r;
+    *host = shared ? at : f.host;
+    set_pack(s, *host + len);
+    return 0;
+}
+
+int co_alloc_packed(struct qcow2 *s, size_t len, uint64_t *host)
+{
+    co_mutex_lock(&s->w->alloc);
+    int r = co_pack_locked(s, len, host);
+    co_mutex_unlock(&s->w->alloc);
+    return r;
+}
+
+/* ---- giving back ---- */
+
+static void now_free(struct qcow2 *s, uint64_t cluster)
+{
+    struct writer *w = s->w;
+    w->cursor = MIN(w->cursor, cluster);
+    if (w->pack >> s->cluster_bits == cluster)
+        w->pack = 0;
+    clusters_forget(s, cluster << s->cluster_bits, cluster_size(s));
+}
+
+static int co_drop_one(struct qcow2 *s, uint64_t cluster, bool *is_free)
+{
+    struct ref_slice *slice;
+    int r = co_ref_slice(s, cluster, &slice);
+    if (r)
+        return r;
+    uint64_t v = slice ? ref_get(s, slice, cluster) : 0;
+    if (!v)
+        return qcow2_corruption(s, cluster << s->cluster_bits, "Refcount of a cluster in use is 0");
+    ref_set(s, slice, cluster, v - 1);
+    *is_free = v == 1;
+    if (*is_free)
+        now_free(s, cluster);
+    return 0;
+}
+
+/* Clusters that others still refer to keep their content. */
+static void co_tell_below(struct qcow2 *s, uint64_t first, uint64_t end)
+{
+    if (first < end)
+        (void)co_blk_pdiscard(s->node->file, first << s->cluster_bits,
+                              (end - first) << s->cluster_bits);
+}
+
+int co_ref_drop(struct qcow2 *s, uint64_t cluster, uint64_t count, bool discard)
+{
+    uint64_t end = cluster + count, from = cluster;
+    int r = 0;
+    for (; cluster < end && !r; cluster++) {
+        bool is_free = false;
+        r = co_drop_one(s, cluster, &is_free);
+        if (is_free && discard)
+            continue;
+        co_tell_below(s, from, discard ? cluster : from);
+        from = cluster + 1;
+    }
+    co_tell_below(s, from, discard && !r ? end : from);
+    return r;
+}
+
+static uint64_t last_cluster(const struct qcow2 *s, uint64_t host, uint64_t len)
+{
+    return (host + len - 1) >> s->cluster_bits;
+}
+
+void co_unalloc(struct qcow2 *s, uint64_t host, uint64_t len)
+{
+    uint64_t first = host >> s->cluster_bits;
+    co_mutex_lock(&s->w->alloc);
+    if (co_ref_drop(s, first, last_cluster(s, host, len) - first + 1, false))
+        log_limited("qcow2", "node %s: clusters are lost", s->node->name);
+    co_mutex_unlock(&s->w->alloc);
+}
+
+bool free_room(const struct qcow2 *s, uint64_t entries)
+{
+    return entries <= QCOW2_FREES - s->w->npending;
+}
+
+void free_later(struct qcow2 *s, uint64_t host, uint64_t len, bool discard)
+{
+    struct writer *w = s->w;
+    uint64_t first = host >> s->cluster_bits;
+    uint32_t count = (uint32_t)(last_cluster(s, host, len) - first + 1);
+    struct freed *last = w->npending ? &w->pending[w->npending - 1] : NULL;
+    w->pending_since = w->changes + 1;
+    if (last && last->first + last->count == first && last->discard == discard &&
+        count <= UINT32_MAX - last->count) {
+        last->count += count;
+        return;
+    }
+    ASSERT(w->npending < QCOW2_FREES);
+    w->pending[w->npending++] = (struct freed){first, count, discard};
+}
+
+/* ---- reclaiming ---- */
+
+bool frees_committed(struct qcow2 *s)
+{
+    struct writer *w = s->w;
+    if (w->nready || !w->npending || (w->pending_since > w->committed && !MUTANT(FREE_AT_ONCE)))
+        return false;
+    struct freed *empty = w->ready;
+    w->ready = w->pending;
+    w->nready = w->npending;
+    w->pending = empty;
+    w->npending = 0;
+    __atomic_store_n(&s->epoch, s->epoch ^ 1, __ATOMIC_RELEASE);
+    return true;
+}
+
+static unsigned old_requests(const struct qcow2 *s)
+{
+    unsigned n = 0;
+    for (unsigned i = 0; i < loop_count(); i++)
+        n += __atomic_load_n(&s->io[i].n[s->epoch ^ 1], __ATOMIC_ACQUIRE);
+    return n;
+}
+
+static void co_grace(struct qcow2 *s)
+{
+    if (MUTANT(FREE_NO_GRACE))
+        return;
+    co_l2_wait_readers();
+    s->reclaim = co_self();
+    while (old_requests(s))
+        co_yield ();
+    s->reclaim = NULL;
+}
+
+static void co_drop_ready(struct qcow2 *s)
+{
+    struct writer *w = s->w;
+    int r = 0;
+    co_mutex_lock(&w->alloc);
+    for (unsigned i = 0; i < w->nready && !s->corrupt; i++) {
+        int e = co_ref_drop(s, w->ready[i].first, w->ready[i].count, w->ready[i].discard);
+        r = r ? r : e;
+    }
+    w->nready = 0;
+    co_mutex_unlock(&w->alloc);
+    if (r)
+        log_limited("qcow2", "node %s: clusters are lost", s->node->name);
+}
+
+static int co_reclaim_ready(struct qcow2 *s)
+{
+    int r = MUTANT(FREE_NO_FLUSH) ? 0 : co_blk_flush(s->node->file);
+    if (r)
+        return r;
+    co_grace(s);
+    co_drop_ready(s);
+    return 0;
+}
+
+static void co_reclaim(void *arg)
+{
+    struct qcow2 *s = arg;
+    struct writer *w = s->w;
+    int r = 0;
+    while (w->nready && !r) {
+        r = co_reclaim_ready(s);
+        if (!r)
+            frees_committed(s);
+    }
+    w->reclaim_error = r;
+    w->reclaiming = false;
+    co_queue_wake_all(&w->reclaim_wait);
+}
+
+void reclaim_start(struct qcow2 *s)
+{
+    struct writer *w = s->w;
+    if (!w->nready || w->reclaiming)
+        return;
+    w->reclaiming = true;
+    co_start(&w->reclaim_start, co_reclaim, s);
+}
+
+void co_reclaim_wait(struct qcow2 *s)
+{
+    frees_committed(s);
+    reclaim_start(s);
+    while (s->w->reclaiming)
+        co_queue_wait(&s->w->reclaim_wait);
+}
