@@ -15,8 +15,8 @@
  * undefined: whoever lists sorts by name. Rooms are linked as objects, never as archives. A kind
  * that nobody registers is an empty range.
  */
-#define REGISTER(kind, object)                                        \
-    __attribute__((used, section("reg_" #kind))) static __typeof__(&( \
+#define REGISTER(kind, object)                                                \
+    __attribute__((used, retain, section("reg_" #kind))) static __typeof__(&( \
         object)) reg_##kind##_##object = &(object)
 
 /* The empty section makes __start_ and __stop_ exist when nobody registers. */

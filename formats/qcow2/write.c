@@ -168,8 +168,9 @@ static int co_fill_pad(struct qcow2 *s, const struct pad *p, struct seg *seg)
 }
 
 /* All in one request. The paddings fit one buffer together. */
-static int co_write_together(struct qcow2 *s, uint64_t host, const struct pad *head, struct iov v,
-                             const struct pad *tail)
+static __attribute__((noinline)) int co_write_together(struct qcow2 *s, uint64_t host,
+                                                       const struct pad *head, struct iov v,
+                                                       const struct pad *tail)
 {
     struct seg segs[SEGS_MOST + 2];
     struct copy c = {0};
@@ -279,8 +280,9 @@ static int co_place(struct qcow2 *s, struct target *t, bool zeroes, struct found
     return r;
 }
 
-static int co_write_new(struct qcow2 *s, uint64_t off, struct iov v, struct target *t,
-                        struct alloc_op *op, size_t *done)
+static __attribute__((noinline)) int co_write_new(struct qcow2 *s, uint64_t off, struct iov v,
+                                                  struct target *t, struct alloc_op *op,
+                                                  size_t *done)
 {
     uint64_t end = t->start + (t->count << s->cluster_bits), stop = MIN(off + v.len, end);
     uint64_t first = align_down(off, t->unit), last = align_up(stop, t->unit);
