@@ -155,14 +155,14 @@ void strongroom_memory(void)
     page_init();
     loop_init(1);
     /* An eighth for the control path's heap, one for stacks, a third of the rest for what opens
-     * later, what remains for the data path. */
+     * later, what remains for the data path; less for what opens when that would not be enough. */
     size_t ram = page_free_bytes();
     size_t heap = MIN(MAX(ram / 8, (size_t)1 << 20), (size_t)32 << 20);
     heap_init(heap);
     size_t stacks = MIN(MAX(ram / 8 / (co_stack_size + PAGE_SIZE), (size_t)64), (size_t)1024);
     co_init((unsigned)stacks, ram < (size_t)64 << 20 ? 2 : 4);
-    size_t left = page_free_bytes();
-    if (pools_init(MIN(left - left / 3, (size_t)192 << 20)))
+    size_t left = page_free_bytes(), budget = MAX(left - left / 3, pools_min_bytes());
+    if (pools_init(MIN(budget, (size_t)192 << 20)))
         panic("%zu KiB of memory are too little: pools need %zu KiB", ram >> 10,
               pools_min_bytes() >> 10);
 }

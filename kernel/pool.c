@@ -146,7 +146,7 @@ int pools_init(size_t budget)
         return SR_ENOMEM;
     registry_for_each (pool, it) {
         struct pool *p = *it;
-        ASSERT(p->size && p->min && is_pow2(p->align) && p->align <= PAGE_SIZE);
+        ASSERT(p->size && MAX(p->min, p->max) && is_pow2(p->align) && p->align <= PAGE_SIZE);
         p->max = MAX(p->max, p->min);
         p->total = p->min;
         list_init(&p->waiting);

@@ -8,6 +8,8 @@
  *     struct pool nbd_request_pool = POOL("nbd-request", POOL_RANK_REQUEST, sizeof(struct
  * nbd_request), .min = 160, .max = 12800, .weight = 2); REGISTER(pool, nbd_request_pool);
  *
+ * A pool with a `min` of 0 is for who can do without: pool_try_get only.
+ *
  * pools_init(budget) gives each pool its `min`, then shares what is left of the budget by `weight`
  * up to `max`. pools_init(0) gives the minimum: tests also run that way. Objects are cache-line
  * aligned (`align` for more), not zeroed, and are DMA targets.

@@ -22,7 +22,7 @@ static void copy_made(struct pool *p, void *obj, void *payload)
 
 static struct pool qcow2_copy_pool =
     POOL("qcow2-copy", POOL_RANK_METADATA, sizeof(struct copy_buf), .payload = COPY_SIZE,
-         .payload_align = PAGE_SIZE, .made = copy_made, .min = 1, .max = 64, .weight = 1);
+         .payload_align = PAGE_SIZE, .made = copy_made, .min = 0, .max = 64, .weight = 1);
 REGISTER(pool, qcow2_copy_pool);
 
 char *qcow2_zeroes;
