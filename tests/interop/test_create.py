@@ -34,7 +34,7 @@ def cases():
             yield f'extended_l2=on,cluster_size={c}', [], size()
     for bits in (1, 2, 4, 8, 16, 32, 64):
         for c in ('512', '64k', '2M'):
-            yield f'refcount_bits={bits},cluster_size={c}', [], size()
+            yield f'refcount_bits={bits},cluster_size={c}', [], size() if bits > 4 else '3M'
     for o in ('compression_type=zlib', 'compression_type=zstd', 'compression_type=zstd,extended_l2=on', 'lazy_refcounts=on',
               'lazy_refcounts=off,compat=0.10', 'lazy_refcounts=yes,compression_type=zstd,cluster_size=4k', 'nocow=on', 'nocow=off',
               'size=7M', 'preallocation=off', ''):
