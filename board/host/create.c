@@ -582,6 +582,7 @@ int create_subcommand(int argc, char **argv)
     int status = take_words(&w, argc, argv);
     if (status < 0)
         status = prepare(&w);
+    free(w.options);
     if (status >= 0)
         return status;
     board_quit_hook = cut_short;
