@@ -209,7 +209,7 @@ struct blk_driver {
     int (*co_check)(struct child *file, unsigned fix, struct blk_check *res, struct error *err);
     /* Makes an image of what `file` holds and loses by it. opts: decoded `create_options` (QEMU's
      * BlockdevCreateOptions<Driver>, without `driver` and `file`). Nothing is changed when they are
-     * refused; a file where it failed later holds no image. NULL: cannot be created. */
+     * refused; after a later failure there is no image, or all of it. NULL: cannot be created. */
     const struct type *create_options;
     int (*co_create)(struct child *file, const void *opts, struct error *err);
     /* A child changed its size: the node's new size. NULL: a filter follows, others keep theirs. */

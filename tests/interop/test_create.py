@@ -39,7 +39,8 @@ def cases():
     for pre in ('metadata', 'falloc', 'full'):
         for c, s in (('512', '100000'), ('4k', '3M'), ('64k', '8000000'), ('64k', '0'), ('2M', '5M')):
             yield f'preallocation={pre},cluster_size={c}', [], s
-        for more in ('compat=0.10', 'extended_l2=on', 'refcount_bits=1,cluster_size=512', 'refcount_bits=64,cluster_size=512', 'refcount_bits=4'):
+        for more in ('compat=0.10', 'extended_l2=on', 'refcount_bits=1,cluster_size=512', 'refcount_bits=64,cluster_size=512',
+                     'refcount_bits=4'):
             yield f'preallocation={pre},{more}', [], '2000000'
         yield f'preallocation={pre},extended_l2=on', ['-b', 'base.qcow2', '-F', 'qcow2'], None
         yield f'preallocation={pre},data_file=d,lazy_refcounts=on', [], '1M'
@@ -77,7 +78,8 @@ WRONG = [
     ('', ['-b', '', '-F', 'raw'], '1M'), ('size=1M', [], '2M'), ('size=abc', [], None), ('', [], None), ('', [], '12z'), ('', [], 'abc'),
     ('data_file=/nowhere/d', [], '1M'), ('', [], '1E'), ('', [], '8E'), ('cluster_size=2M', [], '4E'), ('cluster_size=512', [], '1T'),
     ('', ['-f', 'foo'], '1M'), ('', ['-u', '-b', 'b' * 1024, '-F', 'raw'], '1M'),
-    ('cluster_size=512', ['-u', '-b', 'b' * 500, '-F', 'raw'], '1M'), ('data_file=' + 'd' * 250 + ',cluster_size=512', ['-u', '-b', 'b' * 200, '-F', 'raw'], '1M'),
+    ('cluster_size=512', ['-u', '-b', 'b' * 500, '-F', 'raw'], '1M'),
+    ('data_file=' + 'd' * 250 + ',cluster_size=512', ['-u', '-b', 'b' * 200, '-F', 'raw'], '1M'),
 ]
 
 
@@ -250,6 +252,7 @@ def test_an_image_in_the_way(tmp):
 
 def test_a_full_disk(tmp):
     """What did not fit is taken away again."""
-    p = run('sh', '-c', f'ulimit -f 1000; trap "" XFSZ; exec {HOST} create -f qcow2 -o preallocation=full x 8M', cwd=tmp, check=False)
+    p = run('sh', '-c', f'ulimit -f 1000; trap "" XFSZ; exec {HOST} create -f qcow2 -o preallocation=full x 8M',
+            cwd=tmp, check=False)
     assert p.returncode == 1 and 'strongroom: x: Could not resize image: No space left on device' in p.stdout, p.stdout
     assert os.listdir(tmp) == []
