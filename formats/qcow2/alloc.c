@@ -237,6 +237,8 @@ static void now_free(struct qcow2 *s, uint64_t cluster)
 {
     struct writer *w = s->w;
     w->cursor = MIN(w->cursor, cluster);
+    if (cluster >= w->zero_from)
+        w->zero_to = MIN(w->zero_to, cluster);
     if (w->pack >> s->cluster_bits == cluster)
         w->pack = 0;
     clusters_forget(s, cluster << s->cluster_bits, cluster_size(s));

@@ -142,7 +142,7 @@ static int co_write_entries(struct qcow2 *s)
 
 static int co_steps(struct qcow2 *s)
 {
-    int r = co_corrupt_check(s);
+    int r = s->corrupt ? SR_EIO : 0;
     if (!r && !MUTANT(COMMIT_REFS_LATE))
         r = co_write_refs(s);
     if (!r && !MUTANT(COMMIT_NO_FLUSH))

@@ -66,6 +66,7 @@ static int co_make_table(struct qcow2 *s, uint64_t off)
     }
     if (old)
         free_later(s, old, 1, false);
+    verify_note(s, f.host);
     l1_set(s, i, f.host | QCOW2_COPIED);
     w->changes++;
     return 0;
@@ -85,8 +86,14 @@ int co_slice(struct qcow2 *s, uint64_t off, struct l2_slice **out)
             continue;
         }
         *out = l2_lookup(&s->l2, key);
-        if (likely(*out))
+        if (likely(*out && verified(s, key)))
             return 0;
+        if (*out) {
+            r = co_verify(s, *out);
+            if (!r && key >= s->w->nverified && (*out = l2_lookup(&s->l2, key)))
+                return 0;
+            continue;
+        }
         r = qcow2_slice_host(s, off, &host);
         if (!r && !host)
             r = qcow2_corruption(s, off, "L1 entry without a table");

@@ -13,6 +13,7 @@
  *     write.c     writes: in place, or to new clusters         refcount.c  refcount table and blocks
  *     link.c      entries change: new clusters, zeroes         alloc.c     clusters found and freed
  *     commit.c    changed metadata goes to the file in order   update.c    bits in the header
+ *     verify.c    slices looked through before                 copy.c      room for copies
  *
  * Units: bytes; "guest" offsets are in the virtual disk, "host" offsets in the image file (or the
  * external data file). Context: see each function; what is called from the data path neither

@@ -308,11 +308,10 @@ int co_ref_new_block(struct qcow2 *s, uint64_t cluster)
         e = co_write_block(s, cluster, cluster, 1);
     if (!e && !MUTANT(REFBLOCK_NO_FLUSH))
         e = co_blk_flush(s->node->file);
-    if (!e)
-        e = co_corrupt_check(s);
-    if (e)
-        return e;
+    if (e || s->corrupt)
+        return e ? e : SR_EIO;
     be64_set(&R->table[i], cluster << s->cluster_bits);
+    verify_note(s, cluster << s->cluster_bits);
     e = co_blk_pwrite(s->node->file, R->table_offset + i * 8, &R->table[i], 8, 0);
     if (e)
         be64_set(&R->table[i], 0);
@@ -358,6 +357,7 @@ static int co_write_growth(struct qcow2 *s, struct growth *g)
         uint64_t at = g->at + g->clusters + b, n = MIN(used, per_block);
         e = co_write_block(s, at, first, n);
         be64_set(&g->table[R->entries + b], at << s->cluster_bits);
+        verify_note(s, at << s->cluster_bits);
         first += n;
         used -= n;
     }

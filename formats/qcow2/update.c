@@ -32,7 +32,7 @@ int co_header_switch_refcounts(struct qcow2 *s, uint64_t table, uint64_t cluster
     static_assert(FIELD_AT(refcount_table_clusters) - FIELD_AT(refcount_table_offset) ==
                       offsetof(__typeof__(field), clusters),
                   "side by side");
-    int r = co_corrupt_check(s);
+    int r = s->corrupt ? SR_EIO : 0;
     be64_set(&field.offset, table);
     be32_set(&field.clusters, (uint32_t)clusters);
     if (!r)
@@ -171,9 +171,4 @@ int qcow2_corruption(struct qcow2 *s, uint64_t off, const char *fmt, ...)
     w->marking = true;
     co_start(&w->mark_start, co_mark, s);
     return SR_EIO;
-}
-
-int co_corrupt_check(struct qcow2 *s)
-{
-    return s->corrupt ? SR_EIO : 0;
 }

@@ -503,7 +503,7 @@ static __attribute__((noinline)) int co_write_home(struct node *n, uint64_t off,
 static inline bool kept(const struct qcow2 *s, unsigned flags)
 {
     const struct writer *w = s->w;
-    return !(flags & ~(unsigned)(BLK_FUA | BLK_SETTLED)) &&
+    return !(flags & ~(unsigned)(BLK_FUA | BLK_SETTLED)) && loop_id() == s->node->home_loop &&
            (flags & BLK_FUA ? w->stable : w->committed) == w->changes;
 }
 

@@ -51,6 +51,8 @@ int co_writer_open(struct qcow2 *s, const struct qcow2_image *img, struct error 
         r = copy_open(s);
     if (!r)
         r = co_refcounts_open(s, img, err);
+    if (!r)
+        r = verify_open(s);
     return r;
 }
 
@@ -137,6 +139,7 @@ void writer_free(struct qcow2 *s)
 {
     if (!s->w)
         return;
+    verify_close(s);
     refcounts_close(s);
     copy_close(s);
     sr_free(s->w->l1_dirty);

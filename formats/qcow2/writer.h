@@ -129,8 +129,16 @@ int co_header_switch_refcounts(struct qcow2 *s, uint64_t table, uint64_t cluster
 int co_set_dirty(struct qcow2 *s, bool dirty);
 /* Something that cannot be: no more writing, the corrupt bit, an event. Returns SR_EIO. */
 int qcow2_corruption(struct qcow2 *s, uint64_t off, const char *fmt, ...) PRINTF_LIKE(3, 4);
-/* Before a change is written: is the bit there that forbids it? SR_EIO then. */
-int co_corrupt_check(struct qcow2 *s);
+
+/* ---- verify.c ---- */
+
+bool verified(const struct qcow2 *s, uint64_t key);
+/* Looks through a slice that was not. It may be another when this returns 0. */
+int co_verify(struct qcow2 *s, struct l2_slice *slice);
+/* A cluster becomes an L2 table, or a refcount block. */
+void verify_note(struct qcow2 *s, uint64_t host);
+int verify_open(struct qcow2 *s);
+void verify_close(struct qcow2 *s);
 
 /* ---- writer.c ---- */
 
@@ -182,6 +190,11 @@ struct writer {
     size_t copy_size;
     bool copy_taken;
     struct co_queue copy_wait;
+
+    uint64_t *meta, *verified; /* bitmaps: hash of clusters with tables; slices looked through */
+    unsigned meta_shift;
+    size_t meta_bytes;
+    uint64_t nverified;
 
     struct co_start mark_start; /* of the corrupt bit */
     bool marking;
