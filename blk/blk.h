@@ -54,8 +54,8 @@ int co_blk_pwritev(struct child *c, uint64_t off, struct iov v, unsigned flags);
 int co_blk_pwrite_zeroes(struct child *c, uint64_t off, uint64_t len, unsigned flags);
 int co_blk_pdiscard(struct child *c, uint64_t off, uint64_t len);
 int co_blk_flush(struct child *c); /* skipped when nothing was written since the last */
-/* Makes the node `size` bytes long; what is new reads as zeroes. A node of fixed size stays as it is,
- * and gives SR_ENOSPC when it would have to grow: afterwards node->size says what there is. The
+/* Makes the node `size` bytes long; what is new reads as zeroes. A node of fixed size stays as it
+ * is, and gives SR_ENOSPC when it would have to grow: afterwards node->size says what there is. The
  * caller sees to it that one at a time runs on a node, and nothing behind the smaller of the two
  * sizes; requests elsewhere go on. Where request_alignment is above 1, ask for a multiple of it. */
 int co_blk_truncate(struct child *c, uint64_t size);
