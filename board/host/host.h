@@ -19,4 +19,6 @@ int nbd_subcommand(int argc, char **argv, int *argc_out, char ***argv_out);
 
 /* create.c: the whole of `create ... FILE [SIZE]`; argv[0] is "create". The status to leave with. */
 int create_subcommand(int argc, char **argv);
+/* check.c: the same for `check ... FILE`. */
+int check_subcommand(int argc, char **argv);
 #endif

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
  * The host form: one Linux process with the firmware's words as its arguments, and the
- * subcommands `nbd`, which speaks qemu-nbd's letters, and `create`, which speaks qemu-img's.
+ * subcommands `nbd`, which speaks qemu-nbd's letters, and `create` and `check`, which speak qemu-img's.
  * --pidfile and --daemonize are the process's own and are taken out before the rest is applied.
  * With --daemonize the parent leaves when the child is ready, or with the child's status when it
  * fails before.
@@ -143,6 +143,7 @@ static int usage(int status)
             "[-t] FILE\n"
             "       strongroom create [-f FMT] [-o NAME=VALUE,...] [-b BACKING -F FMT] [-u] [-q] "
             "FILE [SIZE]\n"
+            "       strongroom check [-f FMT] [-r leaks|all] [--output=human|json] [-q] FILE\n"
             "       strongroom --help | --version\n");
     return status;
 }
@@ -165,6 +166,8 @@ int main(int argc, char **argv)
     }
     if (!strcmp(argv[1], "create"))
         return create_subcommand(argc - 1, argv + 1);
+    if (!strcmp(argv[1], "check"))
+        return check_subcommand(argc - 1, argv + 1);
     if (!strcmp(argv[1], "nbd")) {
         int rc = nbd_subcommand(argc - 1, argv + 1, &process.argc, &process.argv);
         if (rc >= 0)

@@ -261,7 +261,8 @@ static int check_features(struct parser *p)
 
 /* ---- tables ---- */
 
-/* A table of `bytes` bytes at `off`: aligned, behind the header, inside the file. */
+/* A table of `bytes` bytes at `off`: aligned, behind the header, inside the file (a check looks at that
+ * by itself). */
 static int check_table(struct parser *p, uint64_t off, uint64_t bytes, uint64_t max,
                        const char *what)
 {
@@ -269,7 +270,7 @@ static int check_table(struct parser *p, uint64_t off, uint64_t bytes, uint64_t 
         return error_set(p->err, SR_EINVAL, "%s too large", what);
     if (off & (cluster_size(p) - 1))
         return error_set(p->err, SR_EINVAL, "%s offset invalid", what);
-    if (bytes && (!off || !range_ok(off, bytes, p->file_size)))
+    if (bytes && (!off || !range_ok(off, bytes, p->repair ? INT64_MAX : p->file_size)))
         return error_set(p->err, SR_EINVAL, "%s offset invalid", what);
     return 0;
 }

@@ -335,6 +335,7 @@ const struct blk_driver blk_qcow2 = {
     .co_block_status = co_qcow2_block_status,
     .create_options = &qcow2_create_type,
     .co_create = co_qcow2_create,
+    .co_check = co_qcow2_check,
     .info = &info_type,
     .get_info = qcow2_get_info,
 };

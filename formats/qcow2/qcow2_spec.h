@@ -91,6 +91,24 @@ struct qcow2_snapshot {
     be32 extra_data_size;
 };
 static_assert(sizeof(struct qcow2_snapshot) == 40, "snapshot table entry");
+#define QCOW2_SNAPSHOT_EXTRA_V3 16u /* bytes of extra data that version 3 requires */
+
+/* Bitmap directory entry: this, extra data, name, padding to a multiple of 8. */
+struct qcow2_bitmap {
+    be64 bitmap_table_offset;
+    be32 bitmap_table_size; /* entries */
+    be32 flags;
+    uint8_t type;
+    uint8_t granularity_bits;
+    be16 name_size;
+    be32 extra_data_size;
+};
+static_assert(sizeof(struct qcow2_bitmap) == 24, "bitmap directory entry");
+#define QCOW2_BITMAP_RESERVED      0xff000000000001feull /* bits of a bitmap table entry */
+#define QCOW2_BITMAP_ONES          1ull                  /* without an offset: all ones */
+
+/* Refcount table entries: an offset without its lowest bits. */
+#define QCOW2_REFTABLE_RESERVED    0x1ffull
 
 /* L1 and L2 entries. */
 #define QCOW2_OFFSET_MASK          0x00fffffffffffe00ull

@@ -145,9 +145,3 @@ void writer_free(struct qcow2 *s)
     sr_free(s->w->l1_dirty);
     sr_free(s->w);
 }
-/* TEMP */
-int co_qcow2_repair_open(struct child *file, struct error *err)
-{
-    (void)file;
-    return error_set(err, SR_ENOTSUP, "no repair yet");
-}
