@@ -4,8 +4,14 @@
  *
  * Finding. Every cluster below `cursor` is used; the search goes on from there, takes adjacent ones
  * when several are wanted, and makes the file longer when it must and can (a disk has the size that
- * it has: SR_ENOSPC). A cluster that becomes free moves the cursor back. So clusters that are written
- * one after the other lie side by side, and a full image is found full at once.
+ * it has: SR_ENOSPC). A cluster that becomes free moves the cursor back. So a full image is found full
+ * at once.
+ *
+ * Neighbours. Clusters that one writer writes one after the other lie side by side anyway. So that they
+ * do when several write, each in its own place, the allocator remembers where the last few writes to
+ * new clusters ended (struct trail). Who goes on there has clusters set aside for what follows, twice
+ * as many each time; random writes have none. What is set aside is neither counted nor lost: others
+ * take it when there is nothing else, or when its trail has not been seen for long.
  *
  * Zeroes. A write of a few sectors to a new cluster needs zeroes around it. When the file can zero by
  * itself, a stretch of free clusters is zeroed ahead with one request; what the file has grown by is
@@ -71,13 +77,74 @@ int co_grow(struct qcow2 *s, uint64_t end)
     return r == SR_ENOTSUP ? SR_ENOSPC : r;
 }
 
+/* ---- trails (alloc is held) ---- */
+
+#define AHEAD_MAX (1u << 20)
+
+/* Takes back what is set aside for it. */
+static void trail_end(struct writer *w, struct trail *st)
+{
+    if (st->host < st->end)
+        w->cursor = MIN(w->cursor, st->host);
+    *st = (struct trail){.guest = UINT64_MAX};
+}
+
+static bool trails_end(struct writer *w)
+{
+    bool any = false;
+    for (unsigned i = 0; i < QCOW2_TRAILS; i++) {
+        any |= w->trails[i].host < w->trails[i].end;
+        trail_end(w, &w->trails[i]);
+    }
+    return any;
+}
+
+static struct trail *trail_at(struct writer *w, uint64_t guest)
+{
+    for (unsigned i = 0; i < QCOW2_TRAILS; i++)
+        if (w->trails[i].guest == guest)
+            return &w->trails[i];
+    return NULL;
+}
+
+static struct trail *trail_begin(struct writer *w)
+{
+    struct trail *oldest = &w->trails[0];
+    for (unsigned i = 1; i < QCOW2_TRAILS; i++)
+        if (w->trails[i].seen < oldest->seen)
+            oldest = &w->trails[i];
+    trail_end(w, oldest);
+    return oldest;
+}
+
+/* It is set aside up to here; 0: it is not. */
+static uint64_t set_aside(const struct writer *w, uint64_t cluster)
+{
+    for (unsigned i = 0; i < QCOW2_TRAILS; i++)
+        if (cluster >= w->trails[i].host && cluster < w->trails[i].end)
+            return w->trails[i].end;
+    return 0;
+}
+
 /* ---- finding (alloc is held) ---- */
+
+/* The next free one within the slice and the file, or their end. */
+static uint64_t scan(const struct qcow2 *s, const struct ref_slice *slice)
+{
+    uint64_t end = slice->first + (1ull << s->w->refs.slice_bits), c = s->w->cursor, skip = 0;
+    end = MIN(end, s->node->file->node->size >> s->cluster_bits);
+    while (c < end && (ref_get(s, slice, c) || (skip = set_aside(s->w, c))))
+        c = ref_get(s, slice, c) ? c + 1 : skip;
+    return c;
+}
 
 static int co_find(struct qcow2 *s, struct ref_slice **slice)
 {
     struct writer *w = s->w;
     for (;;) {
         int r = co_grow(s, w->cursor + 1);
+        if (r == SR_ENOSPC && trails_end(w))
+            continue;
         if (!r)
             r = co_ref_slice(s, w->cursor, slice);
         if (!r && !*slice) {
@@ -87,11 +154,9 @@ static int co_find(struct qcow2 *s, struct ref_slice **slice)
         }
         if (r)
             return r;
-        uint64_t end = (*slice)->first + (1ull << w->refs.slice_bits);
-        end = MIN(end, s->node->file->node->size >> s->cluster_bits);
-        while (w->cursor < end && ref_get(s, *slice, w->cursor))
-            w->cursor++;
-        if (w->cursor < end)
+        w->cursor = scan(s, *slice);
+        if (w->cursor < (*slice)->first + (1ull << w->refs.slice_bits) &&
+            w->cursor < s->node->file->node->size >> s->cluster_bits)
             return 0;
     }
 }
@@ -99,8 +164,12 @@ static int co_find(struct qcow2 *s, struct ref_slice **slice)
 /* Free ones in a row, from the cursor on, within the slice and the file. */
 static uint64_t row(const struct qcow2 *s, const struct ref_slice *slice, uint64_t most)
 {
-    uint64_t first = s->w->cursor, end = slice->first + (1ull << s->w->refs.slice_bits), n = 0;
+    const struct writer *w = s->w;
+    uint64_t first = w->cursor, end = slice->first + (1ull << w->refs.slice_bits), n = 0;
     end = MIN(end, s->node->file->node->size >> s->cluster_bits);
+    for (unsigned i = 0; i < QCOW2_TRAILS; i++)
+        if (w->trails[i].host >= first && w->trails[i].host < w->trails[i].end)
+            end = MIN(end, w->trails[i].host);
     while (n < most && first + n < end && !ref_get(s, slice, first + n))
         n++;
     return n;
@@ -126,7 +195,29 @@ static int co_zero_ahead(struct qcow2 *s, struct ref_slice **slice)
     return co_ref_slice(s, first, slice);
 }
 
-static int co_alloc_locked(struct qcow2 *s, uint64_t want, bool zeroed, struct found *f)
+static void take(struct qcow2 *s, struct ref_slice *slice, uint64_t first, uint64_t n)
+{
+    for (uint64_t i = 0; i < n; i++)
+        ref_set(s, slice, first + i, 1);
+}
+
+/* From what was set aside for those who go on at `guest`; false: there is nothing. */
+static int co_take_aside(struct qcow2 *s, struct trail *st, uint64_t want, struct found *f)
+{
+    struct ref_slice *slice;
+    int r = co_ref_slice(s, st->host, &slice); /* the row did not leave it */
+    if (r || !slice)
+        return r ? r : SR_EIO;
+    uint64_t n = MIN(want, st->end - st->host);
+    take(s, slice, st->host, n);
+    *f = (struct found){.host = st->host << s->cluster_bits, .count = n, .zeroed = st->zeroed};
+    st->host += n;
+    st->guest += n;
+    return 0;
+}
+
+static int co_take_next(struct qcow2 *s, uint64_t want, bool zeroed, uint64_t ahead,
+                        struct found *f)
 {
     struct writer *w = s->w;
     struct ref_slice *slice;
@@ -135,20 +226,45 @@ static int co_alloc_locked(struct qcow2 *s, uint64_t want, bool zeroed, struct f
         r = co_zero_ahead(s, &slice);
     if (r)
         return r;
-    uint64_t first = w->cursor, n = row(s, slice, want);
+    uint64_t first = w->cursor, n = row(s, slice, want + ahead);
     f->zeroed = at_zeroes(s);
     if (f->zeroed)
         n = MIN(n, w->zero_to - first);
-    for (uint64_t i = 0; i < n; i++)
-        ref_set(s, slice, first + i, 1);
     if (first < w->zero_to && first + n > w->zero_from && !MUTANT(ZERO_STALE))
         w->zero_from = first + n;
-    w->cursor = first + n;
     f->host = first << s->cluster_bits;
-    f->count = n;
+    f->count = MIN(n, want);
+    f->aside = n - f->count;
+    take(s, slice, first, f->count);
+    w->cursor = first + n;
     return 0;
 }
 
+/* guest: number of the cluster that is written; UINT64_MAX: none. */
+static int co_alloc_locked(struct qcow2 *s, uint64_t guest, uint64_t want, bool zeroed,
+                           struct found *f)
+{
+    struct writer *w = s->w;
+    struct trail *st = guest == UINT64_MAX ? NULL : trail_at(w, guest);
+    uint64_t ahead = st ? MIN(st->ahead * 2, AHEAD_MAX >> s->cluster_bits) : 0;
+    if (st && st->host < st->end) {
+        st->seen = ++w->seen;
+        return co_take_aside(s, st, want, f);
+    }
+    int r = co_take_next(s, want, zeroed, ahead, f);
+    if (r || guest == UINT64_MAX)
+        return r;
+    st = trail_at(w, guest); /* ENOSPC may have ended it */
+    st = st ? st : trail_begin(w);
+    uint64_t next = (f->host >> s->cluster_bits) + f->count;
+    *st = (struct trail){.guest = guest + f->count, .host = next, .end = next + f->aside};
+    st->zeroed = f->zeroed;
+    st->ahead = MAX(ahead, f->count);
+    st->seen = ++w->seen;
+    return 0;
+}
+
+/* After SR_ENOSPC: 0 when there may be room now. */
 int co_make_room(struct qcow2 *s)
 {
     struct writer *w = s->w;
@@ -161,12 +277,12 @@ int co_make_room(struct qcow2 *s)
     return w->reclaim_error;
 }
 
-int co_alloc(struct qcow2 *s, uint64_t want, bool zeroed, struct found *f)
+int co_alloc(struct qcow2 *s, uint64_t guest, uint64_t want, bool zeroed, struct found *f)
 {
     int r, room = 0;
     do {
         co_mutex_lock(&s->w->alloc);
-        r = co_alloc_locked(s, want, zeroed, f);
+        r = co_alloc_locked(s, guest, want, zeroed, f);
         co_mutex_unlock(&s->w->alloc);
         if (r == SR_ENOSPC)
             room = co_make_room(s);
@@ -210,7 +326,7 @@ static int co_pack_locked(struct qcow2 *s, size_t len, uint64_t *host)
     if (room >= len)
         r = co_share(s, &shared);
     if (!r && !shared) {
-        r = co_alloc_locked(s, 1, false, &f);
+        r = co_alloc_locked(s, UINT64_MAX, 1, false, &f);
         if (!r && room && room < len && at + room == f.host && at == w->pack)
             r = co_share(s, &shared);
         if (r && f.count)

@@ -50,7 +50,7 @@ static int co_make_table(struct qcow2 *s, uint64_t off)
         return 0;
     int r = qcow2_slice_host(s, align_down(off, 1ull << s->l2_shift), &slice);
     if (!r)
-        r = co_alloc(s, 1, true, &f);
+        r = co_alloc(s, UINT64_MAX, 1, true, &f);
     if (r)
         return r;
     old &= QCOW2_OFFSET_MASK;

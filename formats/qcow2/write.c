@@ -274,7 +274,7 @@ static int co_place(struct qcow2 *s, struct target *t, bool zeroes, struct found
     *f = (struct found){.host = t->kind == REUSE ? t->host : t->start, .count = t->count};
     if (t->kind == REUSE || s->external)
         return 0;
-    int r = co_alloc(s, t->count, zeroes, f);
+    int r = co_alloc(s, t->start >> s->cluster_bits, t->count, zeroes, f);
     if (!r)
         t->count = f->count;
     return r;

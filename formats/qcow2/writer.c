@@ -38,6 +38,8 @@ static void set_up(struct qcow2 *s, const struct qcow2_image *img)
     co_queue_init(&w->commit_wait);
     co_queue_init(&w->reclaim_wait);
     list_init(&w->allocs);
+    for (unsigned i = 0; i < QCOW2_TRAILS; i++)
+        w->trails[i].guest = UINT64_MAX;
 }
 
 int co_writer_open(struct qcow2 *s, const struct qcow2_image *img, struct error *err)

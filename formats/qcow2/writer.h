@@ -55,10 +55,19 @@ struct freed {
 struct found {
     uint64_t host, count; /* clusters, adjacent */
     bool zeroed;          /* they read as zeroes */
+    uint64_t aside;       /* alloc.c: as many more are behind them, set aside */
 };
-/* At most `want` clusters, refcount 1, near each other; zeroed: wanted so, if that is cheap. SR_ENOSPC
- * after all that was freed has been used again. */
-int co_alloc(struct qcow2 *s, uint64_t want, bool zeroed, struct found *f);
+/* At most `want` clusters, refcount 1, adjacent, for the guest's cluster number `guest` and those that
+ * follow (UINT64_MAX: for other things); zeroed: wanted so, if that is cheap. SR_ENOSPC after all that
+ * was freed has been used again. */
+int co_alloc(struct qcow2 *s, uint64_t guest, uint64_t want, bool zeroed, struct found *f);
+/* Where a write to new clusters ended, and clusters set aside for those who go on there. */
+#define QCOW2_TRAILS 8u
+struct trail {
+    uint64_t guest, host, end; /* clusters; host..end are set aside */
+    uint64_t ahead, seen;
+    bool zeroed;
+};
 /* `len` bytes for a compressed cluster, less than a cluster. Waits for no freed space: SR_ENOSPC. */
 int co_alloc_packed(struct qcow2 *s, size_t len, uint64_t *host);
 /* After SR_ENOSPC: waits for freed space; 0 when there may be some now. */
@@ -161,11 +170,13 @@ struct writer {
 
     struct co_mutex alloc;
     struct refcounts refs;
-    /* Every cluster below `cursor` is used. [zero_from, zero_to) reads as zeroes and is free. */
+    /* Every cluster below `cursor` is used, or set aside. [zero_from, zero_to) reads as zeroes and is free. */
     uint64_t cursor, zero_from, zero_to;
     bool fixed, no_zero; /* the file does not grow; it cannot zero by itself */
     bool grown;          /* it did, behind what is used */
-    uint64_t pack;       /* host offset where the next compressed cluster may begin; 0: none */
+    struct trail trails[QCOW2_TRAILS];
+    uint64_t seen;
+    uint64_t pack; /* host offset where the next compressed cluster may begin; 0: none */
 
     /* Changes of entries: made, written, stable. */
     uint64_t changes, committed, stable;
