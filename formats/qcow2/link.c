@@ -240,7 +240,7 @@ static int clear_some(struct qcow2 *s, struct l2_slice *slice, uint64_t off, uin
 /* Nothing to do as far as this: no table, and nothing shows through. */
 static bool clear_nothing(const struct qcow2 *s, uint64_t off, uint64_t len, uint64_t *done)
 {
-    if (be64_get(s->l1[off >> s->l2_shift]) & QCOW2_OFFSET_MASK || s->node->backing)
+    if (be64_get(s->l1[off >> s->l2_shift]) || s->node->backing)
         return false;
     *done = MIN(len, (1ull << s->l2_shift) - (off & ((1ull << s->l2_shift) - 1)));
     return true;

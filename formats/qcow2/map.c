@@ -97,8 +97,8 @@ static __attribute__((noinline)) int decode_rare(const struct qcow2 *s, const be
         return corrupt(s, "reserved bits in an L2 entry", off, entry);
     if (host & s->cluster_mask)
         return corrupt(s, "cluster offset is not aligned", off, entry);
-    if (s->raw && has_host && host != (off & ~s->cluster_mask))
-        return corrupt(s, "data file is not raw", off, entry);
+    if (s->external && has_host && host != (off & ~s->cluster_mask))
+        return corrupt(s, "not at its guest offset in the data file", off, entry);
     if ((entry & QCOW2_L2_ZERO) && (s->extended || s->version < 3))
         return corrupt(s, "zero flag where there is none", off, entry);
     if (s->extended)

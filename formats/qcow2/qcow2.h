@@ -128,7 +128,7 @@ struct qcow2 {
     unsigned epoch;        /* 0 or 1: of the requests that begin now */
     struct child *data;    /* where data clusters are: the file, or the data file */
     bool extended;         /* L2 entries have a subcluster bitmap */
-    bool external, raw;    /* data file; and its offsets are the guest's */
+    bool external, raw;    /* data file; and it has to read as the disk does */
     unsigned version;
     unsigned l2_shift;    /* log2 of the guest bytes that an L2 table maps */
     unsigned csize_shift; /* where the length is in the entry of a compressed cluster */

@@ -54,8 +54,8 @@ static int check_entry(struct qcow2 *s, uint64_t entry, uint64_t bitmap, uint64_
         return qcow2_corruption(s, host, "Zero flag where there is none");
     if (bitmap & bitmap >> 32 & QCOW2_ALL_DATA)
         return qcow2_corruption(s, host, "Subcluster both allocated and zero");
-    if (s->raw && host && host != (off & ~s->cluster_mask))
-        return qcow2_corruption(s, host, "Data file is not raw");
+    if (s->external && (host || (entry & QCOW2_COPIED)) && host != (off & ~s->cluster_mask))
+        return qcow2_corruption(s, host, "Not at its guest offset in the data file");
     return 0;
 }
 
