@@ -223,7 +223,9 @@ static int co_load(struct qcow2 *s, uint64_t first, uint64_t host, struct ref_sl
 {
     struct refcounts *R = refs_of(s);
     struct ref_slice *r = victim(R);
-    int e = co_evict(s, r);
+    int e = verify_block(s, host & ~s->cluster_mask);
+    if (!e)
+        e = co_evict(s, r);
     if (e)
         return e;
     e = co_blk_pread(s->node->file, host, r->data, R->slice_size);

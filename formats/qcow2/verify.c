@@ -88,6 +88,16 @@ static int check_table(struct qcow2 *s, uint64_t key)
     return 0;
 }
 
+int verify_block(struct qcow2 *s, uint64_t host)
+{
+    const struct refcounts *R = &s->w->refs;
+    if (in_fixed_metadata(s, host) || times_in(s->l1, s->l1_entries, QCOW2_OFFSET_MASK, host))
+        return qcow2_corruption(s, host, "Refcount block overlaps other metadata");
+    if (times_in(R->table, R->entries, ~0x1ffull, host) > 1)
+        return qcow2_corruption(s, host, "Refcount block is named twice");
+    return 0;
+}
+
 /* Clusters that an entry names: the first, and how many. */
 static uint64_t named(const struct qcow2 *s, uint64_t entry, uint64_t *first)
 {
@@ -189,9 +199,25 @@ static void note_all(struct qcow2 *s, const be64 *table, uint64_t n, uint64_t ma
             verify_note(s, be64_get(table[i]) & mask);
 }
 
-int verify_open(struct qcow2 *s)
+/* The header's own tables: L1 and refcounts were compared when it was parsed. */
+static bool snapshots_overlap(const struct qcow2 *s)
+{
+    const struct writer *w = s->w;
+    uint64_t at = w->snapshots_offset, end = at + w->snapshots_bytes;
+    for (; at < end; at += s->cluster_mask + 1)
+        if (!at || within(s, at, w->l1_offset, s->l1_entries * 8) ||
+            within(s, at, w->refs.table_offset, w->refs.entries * 8))
+            return true;
+    return false;
+}
+
+int verify_open(struct qcow2 *s, struct error *err)
 {
     struct writer *w = s->w;
+    if (snapshots_overlap(s))
+        return error_set(err, SR_EACCES,
+                         "qcow2: Snapshot table overlaps other metadata; image cannot be opened "
+                         "read/write");
     uint64_t bits = MAX((s->l1_entries + w->refs.entries) * 8, 4096u);
     uint64_t slices = s->l1_entries << (s->l2_shift - s->slice_shift);
     unsigned log = log2_floor(bits);

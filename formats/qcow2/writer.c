@@ -54,7 +54,7 @@ int co_writer_open(struct qcow2 *s, const struct qcow2_image *img, struct error 
     if (!r)
         r = co_refcounts_open(s, img, err);
     if (!r)
-        r = verify_open(s);
+        r = verify_open(s, err);
     return r;
 }
 

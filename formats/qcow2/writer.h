@@ -144,9 +144,11 @@ int qcow2_corruption(struct qcow2 *s, uint64_t off, const char *fmt, ...) PRINTF
 bool verified(const struct qcow2 *s, uint64_t key);
 /* Looks through a slice that was not. It may be another when this returns 0. */
 int co_verify(struct qcow2 *s, struct l2_slice *slice);
+/* Before refcounts in the block at `host` are believed. */
+int verify_block(struct qcow2 *s, uint64_t host);
 /* A cluster becomes an L2 table, or a refcount block. */
 void verify_note(struct qcow2 *s, uint64_t host);
-int verify_open(struct qcow2 *s);
+int verify_open(struct qcow2 *s, struct error *err);
 void verify_close(struct qcow2 *s);
 
 /* ---- writer.c ---- */
