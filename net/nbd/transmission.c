@@ -149,6 +149,16 @@ static int co_lend_piece(struct nbd_request *r, uint64_t offset, size_t n, size_
     return 0;
 }
 
+/* The stream had fewer than asked for: what is there, to the end of a sector if there is more to
+ * come. A sector that two pieces write would cost two read-modify-writes, and a power cut, or another
+ * write, could come between them. (More than a sector is there: STREAM_WAIT_SURE.) */
+#define PIECE_ALIGN 512u
+static size_t piece_there(struct stream *s, uint64_t offset, size_t n)
+{
+    size_t there = s->ops->available(s);
+    return likely(there >= n) ? n : there - (size_t)((offset + there) & (PIECE_ALIGN - 1));
+}
+
 /* What the stream gives of a write goes to the disk at once; after the first error the rest is
  * skipped. Returns what the stream says. */
 static int co_receive_write(struct nbd_request *r)
@@ -167,7 +177,7 @@ static int co_receive_write(struct nbd_request *r)
         if (s->ops->available(s) < n)
             rc = co_stream_wait(s, n, STREAM_FOREVER);
         if (!rc)
-            rc = co_lend_piece(r, offset, n, &n);
+            rc = co_lend_piece(r, offset, piece_there(s, offset, n), &n);
         offset += n;
         left -= n;
     }
