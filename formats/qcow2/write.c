@@ -18,6 +18,7 @@
  *     unit |  head  | data .................... |  tail  | unit      one request, three pieces
  *           zeroes or copy                       zeroes or copy
  *
+ * Of a cluster that is reused only hidden units are padded: others write to the rest of it meanwhile.
  * Zeroes come from a page that is always zero, or are left out where the new cluster is known to be
  * zero; copies are read through the image itself, so backing, shared and compressed clusters are all
  * one case here. Whoever fails gives its clusters back; the guest then reads what it read before.
@@ -32,6 +33,7 @@ struct target {
     uint64_t start, count; /* guest offset of the first cluster; clusters in a row */
     uint64_t host;         /* IN_PLACE, REUSE */
     uint64_t unit;
+    uint64_t bitmap; /* of the first cluster */
 };
 #define SEGS_MOST 12u /* pieces of data that still go together with their padding */
 
@@ -101,6 +103,7 @@ static int find_target(struct qcow2 *s, const struct l2_slice *slice, uint64_t o
         if (!k) {
             t->kind = kind;
             t->host = host;
+            t->bitmap = bitmap;
         } else if (kind != t->kind || s->extended ||
                    ((kind == IN_PLACE || kind == REUSE) &&
                     host != t->host + (k << s->cluster_bits))) {
@@ -146,6 +149,21 @@ struct pad {
     size_t len;
     bool zero;
 };
+
+/* Where the unit that holds `off` begins; or `off`, when it need not be complete. */
+static uint64_t unit_start(const struct qcow2 *s, const struct target *t, uint64_t off)
+{
+    uint64_t start = align_down(off, t->unit);
+    if (start == off || t->kind != REUSE || !s->extended)
+        return start;
+    return t->bitmap & touched(s, start & s->cluster_mask, 1) ? off : start;
+}
+
+static uint64_t unit_end(const struct qcow2 *s, const struct target *t, uint64_t off)
+{
+    uint64_t start = align_down(off, t->unit);
+    return unit_start(s, t, off) == start ? start + (start < off ? t->unit : 0) : off;
+}
 
 static struct pad co_look_at(struct qcow2 *s, uint64_t guest, uint64_t len)
 {
@@ -285,7 +303,7 @@ static __attribute__((noinline)) int co_write_new(struct qcow2 *s, uint64_t off,
                                                   size_t *done)
 {
     uint64_t end = t->start + (t->count << s->cluster_bits), stop = MIN(off + v.len, end);
-    uint64_t first = align_down(off, t->unit), last = align_up(stop, t->unit);
+    uint64_t first = unit_start(s, t, off), last = unit_end(s, t, stop);
     struct found f;
     if (s->external) /* it need not be longer than the disk */
         last = MAX(stop, MIN(last, s->data->node->size));
