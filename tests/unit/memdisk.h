@@ -9,9 +9,11 @@
  *            write-zeroes=on,write-zeroes-alignment=4k,max-write-zeroes=1M,fua=on,discards=on,
  *            discard-alignment=4k,jitter=3,max-size=8M,backing=OTHER
  *
- * With max-size the disk can be truncated, to that size at most; without, its size is fixed.
+ * With max-size the disk can be truncated, to that size at most; without, its size is fixed. What was
+ * discarded stays, or is scribbled over (`scribble`).
  *
- * Failure: every read, write (zeroes, discards and truncation too) and flush asks its fault point. With
+ * Failure: every read, write (zeroes, discards and truncation too) and flush asks its fault point; it
+ * fails when it has done its work, or without having begun (`refuse`). With
  * `backing`, sectors are unallocated until written, and reads of them go there. Memory behind the
  * size, up to the alignment, belongs to ASan. Inspect and steer through memdisk_of(node).
  */
@@ -27,6 +29,7 @@ struct memdisk {
     struct child *backing;
     unsigned jitter; /* each request waits a random number of turns up to this, twice */
     bool native_zeroes, native_discard;
+    bool scribble, refuse;
     uint64_t max_size; /* 0: fixed */
     /* What happened. */
     uint64_t count[MEM_OPS], bytes[MEM_OPS];

@@ -172,7 +172,15 @@ static int co_end(struct memdisk *m, enum fault_kind kind)
 {
     co_turns(m);
     m->inflight--;
-    return fault(kind) ? SR_EIO : 0;
+    return !m->refuse && fault(kind) ? SR_EIO : 0;
+}
+
+static bool refused(struct memdisk *m, enum fault_kind kind)
+{
+    if (!m->refuse || !fault(kind))
+        return false;
+    m->inflight--;
+    return true;
 }
 
 /* A sector that is covered only in part holds data from now on. */
@@ -225,6 +233,8 @@ static int co_mem_preadv(struct node *n, uint64_t off, struct iov v, unsigned fl
     ASSERT(!flags);
     check_iov(n, off, v);
     co_begin(m, MEM_READ, off, v.len);
+    if (refused(m, FAULT_READ))
+        return SR_EIO;
     int r = co_fill(m, off, v.len);
     co_copy(m, off, v, false);
     int e = co_end(m, FAULT_READ);
@@ -238,6 +248,8 @@ static int co_mem_pwritev(struct node *n, uint64_t off, struct iov v, unsigned f
     check_iov(n, off, v);
     m->flags_seen |= flags;
     co_begin(m, MEM_WRITE, off, v.len);
+    if (refused(m, FAULT_WRITE))
+        return SR_EIO;
     int r = co_fill(m, off, v.len);
     co_copy(m, off, v, true);
     mark(m, off, v.len, SECTOR_DATA);
@@ -256,6 +268,8 @@ static int co_mem_pwrite_zeroes(struct node *n, uint64_t off, uint64_t len, unsi
     ASSERT(!n->limits.max_write_zeroes || len <= n->limits.max_write_zeroes);
     m->flags_seen |= flags;
     co_begin(m, MEM_ZEROES, off, len);
+    if (refused(m, FAULT_WRITE))
+        return SR_EIO;
     int r = co_fill(m, off, len);
     if (off < n->size)
         memset(m->data + off, 0, MIN(len, n->size - off));
@@ -272,14 +286,18 @@ static int co_mem_pdiscard(struct node *n, uint64_t off, uint64_t len)
     check_range(n, off, len, MAX(n->limits.discard_alignment, n->limits.request_alignment));
     ASSERT(!n->limits.max_discard || len <= n->limits.max_discard);
     co_begin(m, MEM_DISCARD, off, len);
-    mark(m, off, len, SECTOR_DISCARDED); /* the bytes stay */
+    if (refused(m, FAULT_WRITE))
+        return SR_EIO;
+    mark(m, off, len, SECTOR_DISCARDED);
+    if (m->scribble && off < n->size)
+        memset(m->data + off, 0xdb, MIN(len, n->size - off));
     return co_end(m, FAULT_WRITE);
 }
 
 static int co_mem_flush(struct node *n)
 {
     co_begin(n->state, MEM_FLUSH, 0, 0);
-    return co_end(n->state, FAULT_FLUSH);
+    return refused(n->state, FAULT_FLUSH) ? SR_EIO : co_end(n->state, FAULT_FLUSH);
 }
 
 /* What was in the rest of the last sector belongs to nobody; with a backing that could show. */
@@ -289,6 +307,8 @@ static int co_mem_truncate(struct node *n, uint64_t size)
     if (!m->max_size || m->backing)
         return SR_ENOTSUP;
     co_begin(m, MEM_TRUNCATE, size, 0);
+    if (refused(m, FAULT_WRITE))
+        return SR_EIO;
     int r = co_end(m, FAULT_WRITE);
     if (!r && size > m->max_size)
         r = SR_ENOSPC;
