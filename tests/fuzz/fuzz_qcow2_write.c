@@ -194,6 +194,11 @@ static bool corrupt(void)
     return in.image.file[7] == 3 && (in.image.file[79] & 2);
 }
 
+static bool was_dirty(void)
+{
+    return in.pristine[7] == 3 && (in.pristine[79] & 1);
+}
+
 static bool external(void)
 {
     return in.image.file[7] == 3 && (in.image.file[79] & 4);
@@ -212,7 +217,7 @@ static bool co_open(bool read_only)
     value_free(def);
     if (r && !err.set)
         panic("refused without a sentence");
-    if (r && !in.image.damaged && !in.image.dirty)
+    if (r && !in.image.damaged)
         panic("refused: %s", err.msg);
     if (r)
         return false;
@@ -313,13 +318,17 @@ static void co_verify(void)
     co_close();
 }
 
+/* A repair puts entries right that made no sense. */
 static void check_snapshots(void)
 {
-    for (uint64_t c = 0; in.before.usable && c < in.before.clusters; c++)
-        if (in.before.spot[c].trusted && in.before.spot[c].snapshot &&
-            memcmp(in.pristine + c * unit(), in.image.file + c * unit(),
-                   MIN(unit(), in.before.len - c * unit())))
+    bool repaired = was_dirty();
+    for (uint64_t c = 0; in.before.usable && c < in.before.clusters; c++) {
+        const struct spot *s = &in.before.spot[c];
+        uint64_t at = c * unit(), len = MIN(unit(), in.before.len - at);
+        if (s->trusted && s->snapshot && !(repaired && (s->roles & (ROLE_L1 | ROLE_L2))) &&
+            memcmp(in.pristine + at, in.image.file + at, len))
             panic("cluster %llu of a snapshot has changed", (unsigned long long)c);
+    }
 }
 
 /* Bitmaps that are not valid any more are leaks: the directory, a table, its bits. */
@@ -507,7 +516,7 @@ static void co_script(void)
 
 static void co_refused(void)
 {
-    if (!in.image.dirty && memcmp(in.pristine, in.image.file, in.image.len))
+    if (!was_dirty() && memcmp(in.pristine, in.image.file, in.image.len))
         panic("refused, but written to");
     if (co_open(true)) {
         uint8_t buf[512];
