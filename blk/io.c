@@ -152,7 +152,7 @@ static inline int write_done(struct node *n, uint64_t off, size_t len, int r)
 static unsigned detected(const struct node *n, unsigned flags)
 {
     bool unmap = n->detect_zeroes == DETECT_ZEROES_UNMAP && n->discard_unmap;
-    return (flags & BLK_FUA) | (unmap ? BLK_MAY_UNMAP : 0);
+    return (flags & (BLK_FUA | BLK_SETTLED)) | (unmap ? BLK_MAY_UNMAP : 0);
 }
 
 static int co_write_untracked(struct node *n, uint64_t off, struct iov v, unsigned flags)

@@ -38,7 +38,7 @@ static int co_zero_by_buffer(struct node *n, uint64_t off, uint64_t len, unsigne
     int r = 0;
     if (flags & BLK_NO_FALLBACK)
         return SR_ENOTSUP;
-    flags &= n->write_flags & BLK_FUA;
+    flags &= n->write_flags & (BLK_FUA | BLK_SETTLED);
     while (len && !r) {
         size_t m = MIN(len, ZERO_SEGS * PAGE_SIZE);
         r = co_write_pieces(n, off, (struct iov){.seg = zero_segs, .len = m}, flags);
