@@ -7,6 +7,8 @@
 #   asan     host objects under ASan and UBSan; every unit test is linked from these
 #   tsan     host objects under TSan, for the tests that run several loops
 #   fuzz     host objects by clang, for libFuzzer
+#   sim      kernel/, blk/ and formats/ over the simulator's own board; mutants: with the deliberate
+#            defects that it has to find
 #
 # To add a file, name it in the room.mk of its folder:
 #   SRC_ALL     in every form               SRC_FW      in the firmware, on every architecture
@@ -19,6 +21,7 @@
 #   BUILD=dir   where everything goes       TP=dir      where built libraries are (to share them)
 #   ROOMS=...   build only these rooms      T=pattern   run only these tests
 #   V=1         show the commands           FUZZ_RUNS=N inputs per fuzzer
+#   SEED=CASE   run only this one of the simulator's
 
 VERSION := 0.1.0
 
@@ -109,6 +112,17 @@ SRC_of_host   = $(sort $(SRC_ALL) $(SRC_HOST))
 SRC_of_asan   = $(SRC_of_host)
 SRC_of_tsan   = $(SRC_of_host)
 SRC_of_fuzz   = $(SRC_of_host)
+
+# The simulator (tests/sim): its own board under kernel/, blk/ and formats/.
+SIMS           := sim mutants
+CFLAGS_sim     := $(OURS) -DSR_FORM_HOST -DSR_SIM -DSR_FAULTS -O2 -fno-pie
+CFLAGS_mutants := $(CFLAGS_sim) -DSR_MUTANTS
+SRC_of_sim      = $(sort $(filter-out kernel/pci% kernel/nic.c kernel/port.c, \
+                      $(filter kernel/% blk/% formats/%,$(SRC_ALL))) \
+                      boot/x86_64/switch.S $(wildcard tests/sim/*.c))
+SRC_of_mutants  = $(SRC_of_sim)
+FORMS          += $(SIMS)
+$(foreach f,$(SIMS),$(eval CC_$f := gcc)$(eval WARN_$f := $(WARN))$(eval LDFLAGS_$f := -no-pie))
 
 # ------------------------------------------------------------------------------------------------
 # The libraries: sets LIBS_<form> and HEADERS_<form>; see there.
@@ -220,6 +234,14 @@ $(foreach f,asan tsan,$(foreach t,$(UNIT),$(eval $(call \
 $(foreach t,$(FUZZ),$(eval $(call \
     test_program,fuzz,$(BUILD)/fuzz/$t,tests/fuzz/$t.c $(FUZZ_SUPPORT))))
 
+# The simulator: it has no main() to leave out.
+define sim_program
+$(BUILD)/$1/sim: $$(OBJ_$1) $(BUILD)/$1/objects $$(LIBS_$1)
+	$$(call say,LINK)
+	$$(Q)$$(CC_$1) $$(LDFLAGS_$1) -o $$@ $$(filter %.o,$$^) $$(filter %.a,$$^)
+endef
+$(foreach f,$(SIMS),$(eval $(call sim_program,$f)))
+
 # T may name a test with or without its prefix: T=loop, T='qcow2*'.
 chosen     = $(filter $(subst *,%,$T test_$T fuzz_$T),$1)
 UNIT_PROGS = $(patsubst %,$(BUILD)/asan/tests/%,$(call chosen,$(UNIT)))
@@ -234,7 +256,7 @@ PROGRAMS := $(foreach a,$(FW_ARCHES),$(BUILD)/$a/strongroom.elf $(BUILD)/$a/stro
             $(if $(SRC_BRIDGE),$(BUILD)/bridge)
 RUN_TESTS := $(PYTHON) tools/check/run_tests.py --build $(BUILD) --fuzz-runs $(FUZZ_RUNS)
 
-.PHONY: all firmware host asan libs unit tsan fuzz test test-long check bench bench-check run size \
+.PHONY: all firmware host asan libs unit tsan fuzz sim sim-long test test-long check bench bench-check run size \
         deps reference format clean help
 
 all: $(PROGRAMS) ## the firmware and the host form (the default)
@@ -251,6 +273,12 @@ tsan: $(TSAN_PROGS) ## the unit tests under TSan
 
 fuzz: $(FUZZ_PROGS) ## run each fuzzer for FUZZ_RUNS inputs
 	$(Q)$(RUN_TESTS) fuzz $(FUZZ_PROGS)
+
+sim: $(BUILD)/sim/sim ## crashes, simulated (SEED=v3:wfz:ddd: one case, as it was)
+	$(Q)$< $(SEED)
+
+sim-long: $(BUILD)/sim/sim ## the same for an hour
+	$(Q)$< long $(or $(SIM_SECONDS),3600)
 
 # Those that run several loops are run under TSan, too.
 LOOP_PROGS := $(patsubst %,$(BUILD)/tsan/tests/%,$(filter %loops,$(UNIT)))

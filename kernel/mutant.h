@@ -35,7 +35,8 @@ enum mutant {
     MUTANT_COUNT /* clang-format on */
 };
 extern enum mutant mutant_chosen;
-#define MUTANT(name) (mutant_chosen == MUTANT_##name)
+extern unsigned mutant_reached; /* how often it made a difference */
+#define MUTANT(name) (mutant_chosen == MUTANT_##name && ++mutant_reached)
 #else
 #define MUTANT(name) 0
 #endif

@@ -134,14 +134,14 @@ endef
 # --- together ------------------------------------------------------------------------------------
 
 $(foreach a,$(FW_ARCHES),$(eval HEADERS_$a := $(unpacked) $(TP)/$a/newlib/configured))
-$(foreach f,host asan tsan fuzz native,$(eval HEADERS_$f := $(unpacked)))
+$(foreach f,host asan tsan fuzz $(SIMS) native,$(eval HEADERS_$f := $(unpacked)))
 
 $(foreach a,$(FW_ARCHES),$(eval $(call newlib,$a)))
 $(foreach k,$(FW_ARCHES) native,$(foreach l,$(PLAIN),$(eval $(call library,$k,$l))))
 $(foreach a,$(FW_ARCHES),$(eval $(call library,$a,newlib)))
 $(foreach k,$(FW_ARCHES) native,$(eval \
     $(TP)/$k/obj/zstd/lib/compress/zstd_compress.o: CONFIG_zstd += $(ONE_STRATEGY)))
-$(foreach f,$(FORMS),$(eval $(call lwip,$f)))
+$(foreach f,$(filter-out $(SIMS),$(FORMS)),$(eval $(call lwip,$f)))
 
 $(foreach a,$(FW_ARCHES),$(eval LIBS_$a := $(BUILD)/$a/liblwip.a \
     $(PLAIN:%=$(TP)/$a/lib%.a) $(TP)/$a/newlib/libc.a $(TP)/$a/libnewlib.a))
@@ -149,3 +149,4 @@ $(foreach f,host asan tsan fuzz,$(eval LIBS_$f := $(BUILD)/$f/liblwip.a \
     $(PLAIN:%=$(TP)/native/lib%.a)))
 $(foreach a,$(FW_ARCHES),$(eval SYSLIBS_$a := -lgcc))
 $(foreach f,host asan tsan fuzz,$(eval SYSLIBS_$f := -luring))
+$(foreach f,$(SIMS),$(eval LIBS_$f := $(TP)/native/libzlib.a $(TP)/native/libzstd.a))
