@@ -42,7 +42,7 @@
 
 typedef unsigned long long ull;
 
-size_t check_window_most = SIZE_MAX;
+size_t check_window_most = SIZE_MAX, check_reach_most = 1u << 20;
 #define WINDOW_LEAST 512u
 #define SAY_MOST     50u /* lines about what is wrong */
 
@@ -351,6 +351,7 @@ static int co_judge_flags(struct check *c)
                      .co_see_l1 = co_judge_l1,
                      .co_see_l2 = co_judge_l2};
     int r = co_check_flush(c); /* refcounts */
+    c->nth_table = 0;
     return r ? r : co_walk(&w);
 }
 
@@ -386,7 +387,7 @@ static int co_pass(struct check *c, unsigned fix, bool flags)
 static int co_fix(struct check *c, unsigned fix)
 {
     struct blk_check before = c->res;
-    bool rebuild = c->rebuild;
+    bool rebuild = c->rebuild || (c->short_snapshots && (fix & BLK_FIX_ERRORS));
     if (rebuild && !(fix & BLK_FIX_ERRORS)) {
         c->res.check_errors++;
         return error_set(c->err, SR_EIO, "The refcounts have to be rebuilt, with all repairs");
@@ -454,6 +455,16 @@ static size_t kinds_for(const struct check *c, uint64_t size)
     return (size_t)(2 * size >> c->order);
 }
 
+/* For as many tables as the file can have; if there is no memory, they are walked for each window. */
+static void open_reach(struct check *c)
+{
+    uint64_t most = MIN(page_free_bytes() / 8, check_reach_most) / sizeof(*c->reach);
+    c->nreach = MIN(most, c->clusters);
+    c->reach = c->nreach ? take((size_t)c->nreach * sizeof(*c->reach)) : NULL;
+    if (!c->reach)
+        c->nreach = 0;
+}
+
 /* A quarter of what is free, or as much as comes in one run. */
 static int open_window(struct check *c)
 {
@@ -469,6 +480,8 @@ static int open_window(struct check *c)
     c->kinds_size = kinds_for(c, size);
     c->kinds = c->window + size;
     c->step = 8 * size >> c->order;
+    if (c->step <= c->clusters)
+        open_reach(c);
     return 0;
 }
 
@@ -485,6 +498,8 @@ static int open_buffers(struct check *c)
 
 static void close_buffers(struct check *c)
 {
+    if (c->reach)
+        page_free(c->reach, (size_t)c->nreach * sizeof(*c->reach));
     if (c->window)
         page_free(c->window, c->window_size + c->kinds_size);
     if (c->block)

@@ -54,6 +54,15 @@ static inline void refs_set(uint8_t *a, unsigned order, uint64_t i, uint64_t v)
 enum check_kind { CHECK_L2 = 1, CHECK_OTHER = 2 };
 #define CHECK_MIXED 64u /* clusters known to be both; more: every table may be */
 
+/* New metadata, one behind the other: first cluster, and how many. */
+struct layout {
+    uint64_t at, table, blocks, snapshots;
+};
+/* Windows in which a table refers to something: no other need look at it. */
+struct check_reach {
+    uint16_t from, to;
+};
+
 struct check {
     struct child *file;
     struct error *err;
@@ -80,13 +89,15 @@ struct check {
     /* The pass. */
     unsigned fix;
     bool fix_entries, flags, quiet;
-    bool no_refs;                      /* the refcount structure does not count, but: */
-    uint64_t area, area_bytes;         /* this does; 0: nothing */
-    uint64_t blocks_off, blocks_bytes; /* of the new refcount blocks */
+    bool renew;         /* what is replaced does not count, but: */
+    struct layout area; /* this does */
     struct hole {
         uint64_t want, n, at;
     } hole;
-    uint64_t table_clusters; /* of L1 and bitmap tables so far */
+    uint64_t table_clusters;    /* of L1 and bitmap tables so far */
+    struct check_reach *reach;  /* of each L2 table; NULL: there is one window only */
+    uint64_t nreach, nth_table; /* in the order of the walk */
+    uint64_t low, high;         /* clusters referred to since somebody set them */
 
     /* What was found. */
     struct blk_check res;
@@ -141,6 +152,7 @@ struct walk {
     uint64_t l1;
     uint32_t entries;
     bool active;
+    bool note_reach;
     bool changed;
     uint64_t tables; /* L2 tables so far */
     uint64_t table;  /* the one at hand */
@@ -151,6 +163,8 @@ struct walk {
 int co_walk(struct walk *w);
 /* An entry that has, or had, a cluster of its own. */
 bool check_has_cluster(const struct check *c, uint64_t entry);
+/* *off: where the table goes on. */
+int co_next_snapshot(struct check *c, uint32_t i, uint64_t *off, struct qcow2_snapshot *h);
 /* The snapshot table can be read, and c->snapshots_bytes is set. */
 int co_measure_snapshots(struct check *c);
 /* Everything that refers to a cluster of the window is counted in it. */
@@ -162,6 +176,6 @@ int co_rebuild(struct check *c);
 int co_prepare_header(struct check *c);
 int co_clear_bits(struct check *c);
 
-/* Most bytes for the window. Tests make it small. */
-extern size_t check_window_most;
+/* Most bytes for the window, and for `reach`. Tests make them small. */
+extern size_t check_window_most, check_reach_most;
 #endif

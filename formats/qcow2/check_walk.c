@@ -38,8 +38,11 @@ static void count_one(struct check *c, uint64_t cluster)
 
 static inline void count_clusters(struct check *c, uint64_t off, uint64_t len, enum check_kind kind)
 {
-    uint64_t from = MAX(off >> c->bits, c->lo), to = MIN(((off + len - 1) >> c->bits) + 1, c->hi);
-    for (uint64_t k = from; k < to; k++) {
+    uint64_t from = off >> c->bits, to = ((off + len - 1) >> c->bits) + 1;
+    c->low = MIN(c->low, from);
+    c->high = MAX(c->high, to);
+    to = MIN(to, c->hi);
+    for (uint64_t k = MAX(from, c->lo); k < to; k++) {
         count_one(c, k);
         c->kinds[(k - c->lo) / 4] |= (uint8_t)(kind << (k - c->lo) % 4 * 2);
     }
@@ -50,6 +53,7 @@ static __attribute__((noinline)) void outside(struct check *c, uint64_t off, uin
 {
     check_wrong(c, "%s outside of the file: offset 0x%llx size 0x%llx", what, (ull)off, (ull)len);
     c->outside = MIN(c->outside, MAX(off >> c->bits, c->clusters));
+    c->high = UINT64_MAX;
     c->lost = true;
 }
 
@@ -211,6 +215,31 @@ static int co_walk_l2(struct walk *w, uint64_t table)
     return 0;
 }
 
+static uint16_t window_of(const struct check *c, uint64_t cluster)
+{
+    return (uint16_t)MIN(cluster / c->step, UINT16_MAX);
+}
+
+/* The first walk of a pass notes the reach of each table; later ones come by tables that do not reach
+ * their window. */
+static int co_walk_reach(struct walk *w, uint64_t table)
+{
+    struct check *c = w->c;
+    uint64_t i = c->nth_table++;
+    if (i >= c->nreach)
+        return co_walk_l2(w, table);
+    struct check_reach *reach = &c->reach[i];
+    uint16_t here = window_of(c, c->lo);
+    if (!w->note_reach)
+        return here >= reach->from && here <= reach->to ? co_walk_l2(w, table) : 0;
+    c->low = UINT64_MAX;
+    c->high = 0;
+    int r = co_walk_l2(w, table);
+    reach->from = window_of(c, c->low);
+    reach->to = window_of(c, c->high ? c->high - 1 : 0);
+    return r;
+}
+
 /* False: more tables than there can be. */
 static bool may_follow(struct walk *w)
 {
@@ -233,7 +262,7 @@ static int co_walk_entry(struct walk *w, uint64_t where, be64 *e)
     w->changed = false;
     uint64_t table = be64_get(*e) & QCOW2_OFFSET_MASK;
     if (!r && table && table < c->size && may_follow(w))
-        r = co_walk_l2(w, table);
+        r = co_walk_reach(w, table);
     return r;
 }
 
@@ -271,6 +300,7 @@ static int co_count_l1(struct check *c, uint64_t off, uint32_t entries, bool act
                      .l1 = off,
                      .entries = entries,
                      .active = active,
+                     .note_reach = c->first,
                      .co_see_l1 = co_see_l1,
                      .co_see_l2 = co_see_l2};
     uint64_t bytes = 8ull * entries;
@@ -286,7 +316,7 @@ static void judge_extra(struct check *c, uint32_t i, uint32_t extra)
     if (c->img->version < 3 || extra >= QCOW2_SNAPSHOT_EXTRA_V3)
         return;
     check_wrong(c, "snapshot table entry %u is incomplete", i);
-    c->short_snapshots += c->first;
+    c->short_snapshots += c->first && !c->renew;
 }
 
 static int co_count_snapshot(struct check *c, uint32_t i, const struct qcow2_snapshot *h)
@@ -303,8 +333,7 @@ static int co_count_snapshot(struct check *c, uint32_t i, const struct qcow2_sna
     return co_count_l1(c, l1, entries, false);
 }
 
-/* *off: where the table goes on. */
-static int co_next_snapshot(struct check *c, uint32_t i, uint64_t *off, struct qcow2_snapshot *h)
+int co_next_snapshot(struct check *c, uint32_t i, uint64_t *off, struct qcow2_snapshot *h)
 {
     uint64_t start = c->img->snapshots_offset, at = align_up(*off, 8);
     int r = co_check_read(c, at, h, sizeof(*h));
@@ -348,7 +377,8 @@ static int co_count_snapshots(struct check *c)
         if (r)
             return r;
     }
-    count(c, img->snapshots_offset, c->snapshots_bytes, "snapshot table");
+    if (!c->renew || !c->short_snapshots)
+        count(c, img->snapshots_offset, c->snapshots_bytes, "snapshot table");
     return 0;
 }
 
@@ -456,17 +486,19 @@ int co_count_all(struct check *c)
     const struct qcow2_image *img = c->img;
     memset(c->window, 0, c->window_size);
     memset(c->kinds, 0, c->kinds_size);
-    c->table_clusters = 0;
+    c->table_clusters = c->nth_table = 0;
     count(c, 0, c->cluster, "header");
     int r = co_count_l1(c, img->l1_offset, img->l1_size, true);
     if (!r)
         r = co_count_snapshots(c);
     if (!r && img->nb_bitmaps)
         r = co_count_bitmaps(c);
-    if (r || c->no_refs) {
-        if (c->area_bytes)
-            count_clusters(c, c->area, c->area_bytes, CHECK_OTHER);
+    if (r)
         return r;
+    if (c->renew) {
+        const struct layout *l = &c->area;
+        count(c, l->at << c->bits, (l->table + l->blocks + l->snapshots) << c->bits, "new tables");
+        return 0;
     }
     if (c->bad_reftable || !in_file(c, img->reftable_offset, img->reftable_bytes)) {
         check_wrong(c, "the refcount table is outside of the file, too large, or not aligned");
