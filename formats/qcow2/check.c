@@ -208,8 +208,9 @@ int co_check_add_stored(struct check *c)
         int r = co_stored(c, &s, bytes);
         if (r)
             return r;
-        for (size_t i = 0; i < bytes; i++)
-            s.counted[i] |= s.stored[i];
+        for (uint64_t i = 0; i < s.n; i++)
+            if (!refs_get(s.counted, c->order, i))
+                refs_set(s.counted, c->order, i, refs_get(s.stored, c->order, i));
     }
     return 0;
 }

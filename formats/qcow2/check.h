@@ -136,7 +136,7 @@ int co_check_write(struct check *c, uint64_t off, const void *buf, size_t len);
 int co_check_flush(struct check *c);
 /* May a table be changed there? Where it lies upon something else, not. */
 bool check_may_write(const struct check *c, uint64_t off, uint64_t len);
-/* What the file says about the clusters of the window, OR'ed to what was counted. */
+/* Clusters of the window that were not counted get the refcounts that they have in the file. */
 int co_check_add_stored(struct check *c);
 
 /* ---- check.c ---- */

@@ -11,8 +11,8 @@
  *     area   | table ... | block 0 | block 1 | ... | block n-1 | snapshot table |
  *
  * What is old is not touched before everything is written and flushed; then one write into the
- * header's first sector switches. Nothing is leaked: what is old was not counted. Whatever fails
- * before, the image is as it was.
+ * header's first sector switches. Nothing is leaked: what is old was not counted. Where references
+ * were lost, what has a refcount keeps it. Whatever fails before, the image is as it was.
  *
  * On a disk of fixed size, and where references to what would be there would come true, the area lies
  * behind the last cluster that is used or counted, else in the first hole that is large enough.
@@ -122,7 +122,8 @@ static int co_write_window(struct check *c)
 {
     uint64_t at = (c->area.at + c->area.table) << c->bits, end = c->area.blocks << c->bits;
     uint64_t byte = (c->lo << c->order) / 8;
-    return co_check_write(c, at + byte, c->window, (size_t)MIN(end - byte, c->window_size));
+    int r = c->lost ? co_check_add_stored(c) : 0;
+    return r ? r : co_check_write(c, at + byte, c->window, (size_t)MIN(end - byte, c->window_size));
 }
 
 static int co_write_blocks(struct check *c, const struct layout *l)
