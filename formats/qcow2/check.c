@@ -24,8 +24,8 @@
  *     look    everything is counted and compared first; only then something is changed. Entries of
  *             reserved clusters (no data) with an impossible offset become zeroes.
  *     flush   then refcounts are set in place where their block is nobody else's; where there is no
- *             usable block, all are written anew beside what is there, and the header switched to them.
- *     flush   then flags are set.
+ *             usable block, all are written anew beside what is there, and the header is switched.
+ *             Flags follow from references, too, so they need not wait for refcounts to be stable.
  *     flush   then the dirty and the corrupt bit are cleared, if nothing is wrong any more.
  *
  * Where references were lost (a table outside of the file), what looks leaked may be what they led
@@ -351,9 +351,8 @@ static int co_judge_flags(struct check *c)
                      .active = true,
                      .co_see_l1 = co_judge_l1,
                      .co_see_l2 = co_judge_l2};
-    int r = co_check_flush(c); /* refcounts */
     c->nth_table = 0;
-    return r ? r : co_walk(&w);
+    return co_walk(&w);
 }
 
 /* ---- passes ---- */
