@@ -46,6 +46,16 @@ def disks():
     return raw, q2
 
 
+def fresh(name, size=SIZE, spare=64 << 20):
+    """An empty qcow2 image, with room to be filled."""
+    os.makedirs(SHM, exist_ok=True)
+    path = f'{SHM}/{name}.img'
+    subprocess.run(['qemu-img', 'create', '-q', '-f', 'qcow2', path, str(size)], check=True)
+    if spare:
+        os.truncate(path, size + spare)
+    return path
+
+
 def drop_disks():
     shutil.rmtree(SHM, ignore_errors=True)
 
@@ -125,6 +135,24 @@ class Guest:
             f.close()
 
 
+def monitor(path, command):
+    """One command to QEMU's own monitor: its result."""
+    import json
+    import socket
+    with socket.socket(socket.AF_UNIX) as s:
+        s.settimeout(PATIENCE)
+        s.connect(path)
+        f = s.makefile('rw')
+        f.readline()
+        for name in ('qmp_capabilities', command):
+            f.write(json.dumps({'execute': name}) + '\n')
+            f.flush()
+            reply = json.loads(f.readline())
+            while 'event' in reply:
+                reply = json.loads(f.readline())
+        return reply['return']
+
+
 def drive(i, path, extra=''):
     return ['-blockdev', f'driver=file,node-name=f{i},filename={path},discard=unmap,aio=threads', '-device',
             f'virtio-blk-@BUS,drive=f{i},serial=d{i}{extra}']
@@ -144,14 +172,32 @@ def strongroom(machine='q35', mem=64, cpu='max', counter=None, net=True, more=()
     return g
 
 
+FRESH = 3  # images to allocate in: each measurement takes one
+
+
+def writing(counter=None, safe=False):
+    """A storage VM whose qcow2 images are written: a full one, and fresh ones."""
+    _, q2 = disks()
+    words = '--netdev driver=virtio-net,ip=10.0.2.15/24 --nbd-server addr.type=inet,addr.host=0.0.0.0,addr.port=10809 '
+    attached = []
+    for i, path in enumerate([q2] + [fresh(f'fresh{i}') for i in range(FRESH)]):
+        words += (f'--blockdev driver=qcow2,node-name=v{i},file.driver=virtio-blk,file.serial=d{i} --export '
+                  f'type=nbd,id=v{i},node-name=v{i},name=v{i},writable=on,restart-safe={"on" if safe else "off"} ')
+        attached += drive(i, path)
+    g = Guest(['-kernel', FIRMWARE, '-append', words, *attached, '-device', 'virtio-rng-@BUS'], counter=counter)
+    g.exports = {'qcow2': 'v0', **{f'fresh{i}': f'v{i + 1}' for i in range(FRESH)}}
+    return g
+
+
 def linux(tuned=False, counter=None):
     raw, q2 = disks()
+    more = sum((drive(2 + i, fresh(f'fresh{i}')) for i in range(FRESH)), [])
     words = 'console=ttyS0 quiet loglevel=0 panic=-1 tsc=reliable random.trust_cpu=on rdinit=/init'
     if tuned:
         words += ' mitigations=off init_on_alloc=0'
     g = Guest(['-kernel', f'{BASELINE}/out/vmlinux', '-initrd', f'{BASELINE}/out/initrd.cpio', '-append', words, *drive(0, raw),
-               *drive(1, q2)], 'q35', 256, 'qemu64' if tuned else 'max', counter)
-    g.exports = {'raw': 'vda', 'qcow2': 'vdb'}
+               *drive(1, q2), *more], 'q35', 256, 'qemu64' if tuned else 'max', counter)
+    g.exports = {'raw': 'vda', 'qcow2': 'vdb', **{f'fresh{i}': f'vd{"cdefgh"[i]}' for i in range(FRESH)}}
     return g
 
 

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """Every figure that we quote, measured beside its peer in one run; prints tables, writes build/bench.json.
 
-    bench/run.py [--check] [--hot] [--only boot,insn,mem,size,host] [--no-peer]
+    bench/run.py [--check] [--hot] [--only boot,insn,open,mem,size,host] [--no-peer]
 
 --check: only instruction counts, compared with bench/expected.json (+- 3 %). --hot: where the instructions of each row go.
 The peer of the firmware is the Linux storage VM of ../shared/baseline (built into build/baseline when it can be), default and tuned; that of the
@@ -32,7 +32,7 @@ def report(name, form, machine, cpu, value, unit, values=(), peer='', peer_value
     results.append({'name': name, 'form': form, 'machine': machine, 'cpu': cpu, 'value': round(value, 3), 'unit': unit,
                     'n': len(values), 'min': round(min(values), 3), 'max': round(max(values), 3), 'peer': peer,
                     'peer_value': None if peer_value is None else round(peer_value, 3)})
-    print(f'{name:44} {value:12,.1f} {unit:12} ' + (f'(n={len(values)}, {min(values):,.1f}-{max(values):,.1f}) ' if len(values) > 1 else '') +
+    print(f'{name:44} {value:12,.{2 if value < 10 else 1}f} {unit:12} ' + (f'(n={len(values)}, {min(values):,.1f}-{max(values):,.1f}) ' if len(values) > 1 else '') +
           (f'{peer} {peer_value:,.1f} ' if peer_value is not None else '') + (f'to reach {target}' if target else ''), flush=True)
 
 
@@ -104,9 +104,31 @@ ROWS = (('read.4k.qd32', 'raw', False, 4096, 32, 2000, '7000'), ('read.4k.qd32',
         ('read.128k.qd8', 'qcow2', False, 131072, 8, 400, '25000'), ('write.128k.qd8', 'raw', True, 131072, 8, 400, '40000'))
 
 
+# Written images, without and with restart-safe=on. `fresh`: every cluster is new, and the flush at the end counts.
+WRITE_ROWS = (('write.4k.qd32', 'qcow2', True, 4096, 32, 2000, '8000'), ('write.4k.qd32', 'fresh', True, 4096, 32, 2000, '15000'))
+
+
+def count_fresh(g, counter, row):
+    """The same for images that can be filled once: one for each measurement."""
+    _, _, write, bs, qd, n, _ = row
+    found = []
+    for i in range(guest.FRESH):
+        h = g.connect(g.exports[f'fresh{i}'])
+        time.sleep(.25)
+        a = counter.read()[0]
+        guest.load(h, write, bs, qd, n)
+        h.flush()
+        time.sleep(.25)
+        found.append((counter.read()[0] - a) / n)
+        h.shutdown()
+    return found
+
+
 def count(g, counter, row, repeat=3):
     """Instructions per request, idle time taken out by settling around each run."""
     _, export, write, bs, qd, n, _ = row
+    if export == 'fresh':
+        return count_fresh(g, counter, row)
     h = g.connect(g.exports[export])
     guest.load(h, write, bs, qd, n // 4, bs > 65536, seed=4)
     found = []
@@ -124,7 +146,7 @@ def rows_of(start, rows):
     c = guest.Counter()
     g = start(counter=c)
     try:
-        guest.wait_nbd(g, g.exports['raw'])
+        guest.wait_nbd(g, g.exports['qcow2'])
         return {(r[0], r[1]): count(g, c, r) for r in rows}
     finally:
         g.close()
@@ -140,12 +162,12 @@ def no_tso(counter):
 
 
 def bench_insn(peer):
-    ours = rows_of(guest.strongroom, ROWS)
+    ours = {**rows_of(guest.strongroom, ROWS), **rows_of(guest.writing, WRITE_ROWS)}
     peers = {}
     if peer:
         for name, tuned in (('linux-vm', False), ('linux-vm-tuned', True)):
-            peers[name] = rows_of(lambda counter: guest.linux(tuned, counter), ROWS)
-    for r in ROWS:
+            peers[name] = rows_of(lambda counter: guest.linux(tuned, counter), ROWS + WRITE_ROWS)
+    for r in ROWS + WRITE_ROWS:
         key = (r[0], r[1])
         name = f'insn.nbd.{r[0]}.tap.{r[1]}'
         values = ours[key]
@@ -154,6 +176,8 @@ def bench_insn(peer):
         for p, table in peers.items():
             report(name, 'firmware', 'q35', 'max', statistics.median(values), 'insn/req', values, p,
                    statistics.median(table[key]), r[6])
+    for (row, export), values in rows_of(lambda counter: guest.writing(counter, safe=True), WRITE_ROWS).items():
+        report(f'insn.nbd.{row}.tap.{export}-restart-safe', 'firmware', 'q35', 'max', statistics.median(values), 'insn/req', values)
     seg = rows_of(no_tso, [ROWS[5]])[(ROWS[5][0], ROWS[5][1])]
     report('insn.nbd.read.128k.qd8.tap-notso.raw', 'firmware', 'q35', 'max', statistics.median(seg), 'insn/req', seg, target='70000')
 
@@ -167,13 +191,14 @@ def symbols():
 def bench_hot():
     """Per function, where the instructions of each row go."""
     addresses, names = symbols()
-    for r in ROWS:
+    for r in ROWS + WRITE_ROWS:
         c = guest.Counter(hot=True)
-        g = guest.strongroom(counter=c)
+        g = (guest.writing if r in WRITE_ROWS else guest.strongroom)(counter=c)
         try:
             g.console_until(b'ready: ')
-            h = g.connect(g.exports[r[1]])
-            guest.load(h, r[2], r[3], r[4], r[5] // 4, r[3] > 65536, seed=4)
+            h = g.connect(g.exports['fresh0' if r[1] == 'fresh' else r[1]])
+            if r[1] != 'fresh':
+                guest.load(h, r[2], r[3], r[4], r[5] // 4, r[3] > 65536, seed=4)
             time.sleep(.25)
             before = {(a, n): k for a, n, k in c.blocks()}
             guest.load(h, r[2], r[3], r[4], r[5], r[3] > 65536)
@@ -250,19 +275,36 @@ def bench_size(_):
            target='800')
 
 
+def bench_open(_):
+    """What is read of a 64 TiB image until it is served."""
+    image, monitor = guest.fresh('huge', 64 << 40, 0), f'{guest.SHM}/huge.qmp'
+    os.truncate(image, (os.path.getsize(image) + 511) & ~511)
+    g = guest.Guest(['-kernel', guest.FIRMWARE, '-append', '--netdev driver=virtio-net,ip=10.0.2.15/24 --blockdev driver=qcow2,node-name=v,'
+                     'file.driver=virtio-blk,file.serial=d0 --nbd-server addr.type=inet,addr.host=0.0.0.0,addr.port=10809 --export '
+                     'type=nbd,id=v,node-name=v,name=v,writable=on', *guest.drive(0, image), '-qmp', f'unix:{monitor},server=on,wait=off'])
+    try:
+        g.console_until(b'ready: ')
+        if g.connect('v').get_size() != 64 << 40:
+            raise RuntimeError('the 64 TiB image has another size')
+        stats = guest.monitor(monitor, 'query-blockstats')[0]['stats']
+        report('open.read.64t', 'firmware', 'q35', 'max', stats['rd_bytes'] / (1 << 20), 'MiB', target='1.5')
+    finally:
+        g.close()
+
+
 # ---- The host form -----------------------------------------------------------------------------------------
 
 def cpu_seconds(pid):
-    f = open(f'/proc/{pid}/stat').read().rsplit(')', 1)[1].split()
-    return (int(f[11]) + int(f[12])) / os.sysconf('SC_CLK_TCK')
+    """By the process's CPU clock: clock_getcpuclockid(3), whose ids are made so."""
+    return time.clock_gettime(~pid << 3 | 2)
 
 
-def host_server(kind, fmt, image, sock):
+def host_server(kind, fmt, image, sock, writable, option=''):
     if os.path.exists(sock):
         os.unlink(sock)
-    words = ['--blockdev', f'driver=file,node-name=f0,filename={image}', '--blockdev', f'driver={fmt},node-name=v,file=f0,read-only=on'
-             if fmt == 'qcow2' else f'driver=raw,node-name=v,file=f0', '--nbd-server', f'addr.type=unix,addr.path={sock}', '--export',
-             'type=nbd,id=e,node-name=v,name=v' + (',writable=on' if fmt == 'raw' else '')]
+    words = ['--blockdev', f'driver=file,node-name=f0,filename={image}', '--blockdev', f'driver={fmt},node-name=v,file=f0' +
+             ('' if writable else ',read-only=on'), '--nbd-server', f'addr.type=unix,addr.path={sock}', '--export',
+             'type=nbd,id=e,node-name=v,name=v' + (',writable=on' if writable else '') + option]
     p = subprocess.Popen([guest.HOST if kind == 'ours' else 'qemu-storage-daemon', *words], stderr=subprocess.DEVNULL)
     end = time.time() + 10
     while not os.path.exists(sock):
@@ -273,15 +315,15 @@ def host_server(kind, fmt, image, sock):
     return p
 
 
-def host_cost(kind, fmt, rw, image):
+def host_cost(kind, fmt, rw, image, work, option=''):
     """CPU microseconds per request of the server, over one fio run at QD32."""
     sock = f'{guest.SHM}/host.sock'
-    p = host_server(kind, fmt, image, sock)
+    p = host_server(kind, fmt, image, sock, 'write' in rw, option)
     try:
         a = cpu_seconds(p.pid)
         out = subprocess.run(['fio', '--name=j', '--ioengine=nbd', f'--uri=nbd+unix:///v?socket={sock}', f'--rw={rw}', '--bs=4k',
-                              '--iodepth=32', f'--size={SIZE_HOST}', '--norandommap', '--time_based', '--runtime=2', '--output-format=json',
-                              '--thread'], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=60, cwd='/tmp').stdout
+                              '--iodepth=32', '--norandommap', '--output-format=json', '--thread', *work], stdout=subprocess.PIPE,
+                             stderr=subprocess.STDOUT, text=True, timeout=60, cwd='/tmp').stdout
         b = cpu_seconds(p.pid)
         job = json.loads(out[out.index('{'):])['jobs'][0]
         return (b - a) * 1e6 / max(1, job['read' if 'read' in rw else 'write']['total_ios'])
@@ -290,20 +332,32 @@ def host_cost(kind, fmt, rw, image):
         p.wait(20)
 
 
-SIZE_HOST = '512M'
+TIMED = ['--size=512M', '--time_based', '--runtime=2']
+FRESH = 4 << 30
+ONCE = [f'--size={FRESH}', '--io_size=80M', '--end_fsync=1']  # 20,480 writes; six in seven find no cluster
+
+
+def new_image():
+    return guest.fresh('host', FRESH, 0)
 
 
 def bench_host(_):
+    """Ours and the peer's in turn. `fresh`: an empty qcow2 for each run; the flush at its end counts."""
     raw, q2 = guest.disks()
-    for fmt, rw, image in (('raw', 'randread', raw), ('raw', 'randwrite', raw), ('qcow2', 'randread', q2)):
+    safe = []
+    for fmt, rw, name, image in (('raw', 'randread', 'raw', raw), ('raw', 'randwrite', 'raw', raw), ('qcow2', 'randread', 'qcow2', q2),
+                                 ('qcow2', 'randwrite', 'qcow2', q2), ('qcow2', 'randwrite', 'fresh', None)):
         ours, theirs = [], []
         for _ in range(9):
-            ours.append(host_cost('ours', fmt, rw, image))
-            theirs.append(host_cost('qsd', fmt, rw, image))
+            ours.append(host_cost('ours', fmt, rw, image or new_image(), TIMED if image else ONCE))
+            theirs.append(host_cost('qsd', fmt, rw, image or new_image(), TIMED if image else ONCE))
+            if not image:
+                safe.append(host_cost('ours', fmt, rw, new_image(), ONCE, ',restart-safe=on'))
         o, t = statistics.median(ours), statistics.median(theirs)
-        report(f'cpu.nbd.{rw}.4k.qd32.unix.{fmt}', 'host', 'host', '-', o, 'us/req', ours, 'qemu-storage-daemon', t)
-        report(f'ratio.nbd.{rw}.4k.qd32.unix.{fmt}', 'host', 'host', '-', statistics.median(a / b for a, b in zip(ours, theirs)), 'x',
+        report(f'cpu.nbd.{rw}.4k.qd32.unix.{name}', 'host', 'host', '-', o, 'us/req', ours, 'qemu-storage-daemon', t)
+        report(f'ratio.nbd.{rw}.4k.qd32.unix.{name}', 'host', 'host', '-', statistics.median(a / b for a, b in zip(ours, theirs)), 'x',
                target='0.5')
+    report('cpu.nbd.randwrite.4k.qd32.unix.fresh-restart-safe', 'host', 'host', '-', statistics.median(safe), 'us/req', safe)
 
 
 # ---- The whole -------------------------------------------------------------------------------------------------
@@ -345,7 +399,7 @@ def main():
     p.add_argument('--check', action='store_true')
     p.add_argument('--hot', action='store_true')
     p.add_argument('--no-peer', action='store_true')
-    p.add_argument('--only', default='size,boot,insn,mem,host')
+    p.add_argument('--only', default='size,boot,insn,open,mem,host')
     p.add_argument('--inside', action='store_true', help=argparse.SUPPRESS)
     o = p.parse_args()
     if not o.inside:
