@@ -53,7 +53,11 @@ struct qop {
 
 void co_qimage_make(struct qimage *w, const struct qcase *c);
 void co_qimage_open(struct qimage *w);
+/* The node alone; NULL: it does not open. */
+struct node *co_qimage_node(const struct qimage *w, struct error *err);
 void co_qimage_close(struct qimage *w);
+/* Closed: what it holds becomes a snapshot. */
+void co_qimage_snapshot(struct qimage *w);
 /* Closed: the tables are right, and a reader sees the model. */
 void co_qimage_verify(struct qimage *w);
 void co_qimage_compare(struct qimage *w); /* the second half alone */
@@ -64,6 +68,9 @@ struct qop qop_random(const struct qimage *w);
 void co_qworkers(struct qimage *w, unsigned workers, unsigned each);
 /* As co_create of the driver, options by QMP's names. */
 int co_image_create(struct child *file, const char *options, struct error *err);
+/* Closes the origin; the user's name stays. */
+void test_root_done(struct test_root *t);
+void co_disk_resize(struct node *n, uint64_t size);
 /* Lets go of the user's name. */
 void co_node_drop(struct node *n);
 /* Not found: NULL, and err says why. */
