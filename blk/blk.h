@@ -347,16 +347,19 @@ struct disk {
     uint64_t size;       /* bytes */
     uint32_t block_size; /* logical */
     bool read_only;
+    bool has_port; /* one of several on its controller: at this port */
+    unsigned port;
     struct node *user; /* the node that claimed it */
     void *priv;        /* the controller driver's */
 };
 void disk_announce(struct disk *d); /* prints "disk N: ..." */
 struct list *disk_list(void);
-/* Options of every disk node; exactly one of serial, pci, index. */
+/* Options of every disk node; exactly one of serial, pci, index. Where disks have ports, port alone
+ * will do, too, or beside pci. */
 struct disk_options {
     const char *serial, *pci;
-    bool has_index;
-    int64_t index;
+    bool has_index, has_port;
+    int64_t index, port;
 };
 /* The table of struct disk_options, for a driver that adds none of its own. */
 extern const struct field disk_fields[];

@@ -31,7 +31,10 @@ void disk_announce(struct disk *d)
     make_printable(d->serial);
     list_append(&disks, &d->link);
     snprintf(part, sizeof(part), "disk %u", d->index);
-    log_line(part, "%s %s serial %s size %llu block %u ro %d", d->driver, d->address,
+    char port[16] = "";
+    if (d->has_port)
+        snprintf(port, sizeof(port), " port %u", d->port);
+    log_line(part, "%s %s%s serial %s size %llu block %u ro %d", d->driver, d->address, port,
              d->serial[0] ? d->serial : "-", (unsigned long long)d->size, d->block_size,
              d->read_only);
 }
@@ -45,11 +48,13 @@ const struct field disk_fields[] = {
 
 static bool matches(const struct disk *d, const struct disk_options *o)
 {
+    if (o->has_port && !(d->has_port && d->port == o->port))
+        return false;
     if (o->serial)
         return !strcmp(d->serial, o->serial);
     if (o->pci)
         return !strncmp(d->address, "pci ", 4) && !strcasecmp(d->address + 4, o->pci);
-    return d->index == o->index;
+    return !o->has_index || d->index == o->index;
 }
 
 /* "serial 'd0'": the option at fault, for sentences. */
@@ -59,8 +64,10 @@ static const char *wanted(const struct disk_options *o, char *buf, size_t size)
         snprintf(buf, size, "serial '%s'", o->serial);
     else if (o->pci)
         snprintf(buf, size, "pci '%s'", o->pci);
-    else
+    else if (o->has_index)
         snprintf(buf, size, "index %lld", (long long)o->index);
+    else
+        snprintf(buf, size, "port %lld", (long long)o->port);
     return buf;
 }
 
@@ -76,7 +83,8 @@ int disk_claim(const char *driver, const struct disk_options *o, struct node *n,
                struct error *err)
 {
     char what[160];
-    if (!!o->serial + !!o->pci + o->has_index != 1)
+    unsigned said = !!o->serial + !!o->pci + o->has_index;
+    if (said != 1 && (said || !o->has_port))
         return error_set(err, SR_EINVAL,
                          "Exactly one of 'serial', 'pci' and 'index' must be given");
     struct disk *d = find(driver, o);

@@ -462,6 +462,27 @@ int pci_msix_set(struct pci_dev *d, unsigned entry, const struct irq *irq)
     return 0;
 }
 
+int pci_msi_set(struct pci_dev *d, const struct irq *irq)
+{
+    uint64_t addr;
+    uint32_t data;
+    uint16_t cap = pci_find_cap(d, CAP_MSI, 0);
+    if (!cap)
+        return SR_ENOTSUP;
+    irq_msi_message(irq, &addr, &data);
+    uint32_t control = pci_read(d, cap + MSI_CONTROL, 2) & ~(uint32_t)(MSI_ENABLE | MSI_COUNT);
+    uint16_t at = cap + MSI_ADDRESS;
+    if (!(control & MSI_64) && addr >> 32)
+        return SR_ENOTSUP;
+    pci_write(d, cap + MSI_CONTROL, 2, control);
+    pci_write(d, at, 4, (uint32_t)addr);
+    if (control & MSI_64)
+        pci_write(d, at += 4, 4, (uint32_t)(addr >> 32));
+    pci_write(d, at + 4, 2, data);
+    pci_write(d, cap + MSI_CONTROL, 2, control | MSI_ENABLE);
+    return 0;
+}
+
 void co_mmio_offer(const struct mmio_dev *d)
 {
     registry_for_each (mmio_driver, it) {

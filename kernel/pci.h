@@ -60,6 +60,8 @@ void pci_enable(struct pci_dev *d);       /* memory space + bus master */
 int pci_msix_enable(struct pci_dev *d);
 int pci_msix_set(struct pci_dev *d, unsigned entry,
                  const struct irq *irq); /* programs and unmasks one entry */
+/* Plain MSI (PCI 3.0, 6.8.1), one message; SR_ENOTSUP: has none. */
+int pci_msi_set(struct pci_dev *d, const struct irq *irq);
 
 /* Map device memory (a BAR, a virtio-mmio page): uncached, non-executable. Board. NULL: cannot. */
 volatile void *mmio_map(uint64_t phys, size_t len);

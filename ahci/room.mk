@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: BSD-2-Clause
+SRC_ALL += $(addprefix ahci/,controller.c port.c command.c recover.c identify.c cd.c disk.c pci.c)
