@@ -224,13 +224,19 @@ enum scsi_command {
     SCSI_TEST_UNIT_READY = 0x00,
     SCSI_REQUEST_SENSE = 0x03,
     SCSI_READ_CAPACITY = 0x25,
+    SCSI_EVENT_STATUS = 0x4a,
     SCSI_READ_12 = 0xa8,
 };
-#define SENSE_BYTES      18u
-#define SENSE_NOT_READY  2u
-#define SENSE_ATTENTION  6u
-#define ASC_NO_MEDIUM    0x3au
-#define ASCQ_TRAY_CLOSED 1u
-#define ASCQ_TRAY_OPEN   2u
-#define CAPACITY_BYTES   8u
+#define SENSE_BYTES       18u
+#define SENSE_NOT_READY   2u
+#define SENSE_ATTENTION   6u
+#define ASC_NO_MEDIUM     0x3au
+#define ASCQ_TRAY_CLOSED  1u
+#define ASCQ_TRAY_OPEN    2u
+#define CAPACITY_BYTES    8u
+#define EVENT_POLLED      1u
+#define EVENT_MEDIA       0x10u /* asked for */
+#define EVENT_CLASS_MEDIA 4u    /* told */
+#define EVENT_TRAY_OPEN   1u
+#define EVENT_BYTES       8u
 #endif

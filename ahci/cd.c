@@ -55,6 +55,20 @@ static int co_sense(struct ahci_port *p, struct sense *s)
     return 0;
 }
 
+/* MMC-6, 6.6: asked without waiting for an event. What the sense said, where a drive does not know
+ * that command. */
+static bool co_tray_open(struct ahci_port *p, const struct sense *s)
+{
+    const uint8_t packet[16] = {
+        [0] = SCSI_EVENT_STATUS, [1] = EVENT_POLLED, [4] = EVENT_MEDIA, [8] = EVENT_BYTES};
+    uint8_t data[EVENT_BYTES] __attribute__((aligned(8))) = {0};
+    struct seg seg;
+    if (co_packet(p, packet, iov_one(&seg, data, sizeof(data))) == sizeof(data) &&
+        (data[2] & 7) == EVENT_CLASS_MEDIA)
+        return data[5] & EVENT_TRAY_OPEN;
+    return s->asc == ASC_NO_MEDIUM && s->ascq == ASCQ_TRAY_OPEN;
+}
+
 static int co_capacity(struct ahci_port *p)
 {
     const uint8_t packet[16] = {[0] = SCSI_READ_CAPACITY};
@@ -71,14 +85,15 @@ static int co_capacity(struct ahci_port *p)
     return 0;
 }
 
-static void set_medium(struct ahci_port *p, bool medium, bool tray_open)
+static void set_door(struct ahci_port *p, enum ahci_door door)
 {
-    if (medium != p->medium || tray_open != p->tray_open)
-        ahci_port_say(p, "%s, tray %s", medium ? "a medium" : "no medium",
-                      tray_open ? "open" : "closed");
-    p->medium = medium;
-    p->tray_open = tray_open;
-    if (!medium)
+    static const char *const text[] = {[DOOR_MEDIUM] = "a medium",
+                                       [DOOR_CLOSED] = "no medium, tray closed",
+                                       [DOOR_OPEN] = "no medium, tray open"};
+    if (door != p->door)
+        ahci_port_say(p, "%s", text[door]);
+    p->door = door;
+    if (door != DOOR_MEDIUM)
         p->disk.size = 0;
 }
 
@@ -90,7 +105,7 @@ static int co_look(struct ahci_port *p, bool *ready)
     for (unsigned i = 0; i < TRIES; i++) {
         if (!co_packet(p, packet, (struct iov){0})) {
             *ready = !co_capacity(p);
-            set_medium(p, *ready, false);
+            set_door(p, *ready ? DOOR_MEDIUM : DOOR_CLOSED);
             return 0;
         }
         if (co_sense(p, &s))
@@ -98,7 +113,7 @@ static int co_look(struct ahci_port *p, bool *ready)
         if (s.key != SENSE_ATTENTION)
             break;
     }
-    set_medium(p, false, s.asc == ASC_NO_MEDIUM && s.ascq == ASCQ_TRAY_OPEN);
+    set_door(p, co_tray_open(p, &s) ? DOOR_OPEN : DOOR_CLOSED);
     return 0;
 }
 

@@ -94,7 +94,7 @@ struct ahci_port {
     bool probed;
     bool announced, foreign; /* foreign: not the device that the node was opened on */
     struct co_mutex packet_lock;
-    bool tray_open, medium;
+    enum ahci_door { DOOR_UNKNOWN, DOOR_MEDIUM, DOOR_CLOSED, DOOR_OPEN } door;
     const char *failed; /* why the port is not in use */
 };
 

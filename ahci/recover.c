@@ -133,6 +133,7 @@ static int co_queued_error(struct ahci_port *p, struct qlink **list,
 {
     struct ahci_request *r = co_culprit(p, was);
     if (!r) {
+        ahci_port_say(p, "an error that has no log: reset");
         for (struct qlink *l = *list; l; l = l->next)
             of(l)->alone = true;
         return co_reset(p);

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """Disks and a CD-ROM on q35's own AHCI controller, beside virtio disks."""
+import os
 import random
 import time
 
@@ -94,4 +95,117 @@ def test_odd_requests(files):
                   '-c', 'read -P 8 777 3333', '-c', 'read -P 7 4112 8', '-c', 'write -z 2M 1M', '-c', 'read -P 0 2M 1M',
                   '-c', 'write -f -P 9 5M 64k', '-c', 'read -P 9 5M 64k', '-c', 'flush', vm.uri('p0')).stdout
         assert 'failed' not in out and 'error' not in out.lower(), out
+        vm.quit()
+
+
+def inject(tmp, image, *rules):
+    """A -blockdev with blkdebug over an image. Rules: (iotype, errno, sector, more)."""
+    with open(f'{tmp}/rules', 'w') as f:
+        for kind, errno, sector, more in rules:
+            f.write(f'[inject-error]\nevent = "none"\niotype = "{kind}"\nerrno = "{errno}"\nsector = "{sector}"\n{more}\n')
+    return f'driver=blkdebug,config={tmp}/rules,image.driver=file,image.filename={image}'
+
+
+REPORT = ',werror=report,rerror=report'
+
+
+def test_errors_reach_their_request_only(files, tmp):
+    bad = inject(tmp, files[0], ('read', 5, 2048, ''), ('write', 28, 4096, ''))
+    with VM(words(0, 1), extra=ide(0, bad, more=REPORT) + ide(1, files[1])) as vm:
+        h, other, image = vm.connect('p0'), vm.connect('p1'), open(files[0], 'rb').read()
+        for _ in range(3):
+            with pytest.raises(nbd.Error) as e:
+                h.pread(4096, 2048 * 512)
+            assert e.value.errno == 'EIO'
+            with pytest.raises(nbd.Error) as e:
+                h.pwrite(bytes(4096), 4096 * 512)
+            assert e.value.errno == 'EIO'
+            assert bytes(h.pread(4096, 0)) == image[:4096]
+        # 32 in flight, one of them bad: it fails, and no other
+        bufs = [nbd.Buffer(4096) for _ in range(32)]
+        flight = [h.aio_pread(b, (2048 - 64 + 8 * i) * 512) for i, b in enumerate(bufs)]
+        failed = []
+        while any(flight):
+            h.poll(1000)
+            for i, c in enumerate(flight):
+                if not c:
+                    continue
+                try:
+                    if h.aio_command_completed(c):
+                        flight[i] = None
+                        assert bufs[i].to_bytearray() == image[(2048 - 64 + 8 * i) * 512:][:4096], f'request {i} is wrong'
+                except nbd.Error as e:
+                    flight[i] = None
+                    failed.append((i, e.errno))
+        assert failed == [(8, 'EIO')]
+        assert bytes(other.pread(4096, 2048 * 512)) == open(files[1], 'rb').read()[2048 * 512:][:4096]
+        vm.quit()
+
+
+def test_an_error_once_in_a_while(files, tmp):
+    """QEMU's disk keeps no log of NCQ errors: what was in flight is done again, one at a time, and succeeds."""
+    bad = inject(tmp, files[0], *[('read', 5, s, 'once = "on"') for s in range(0, 65536, 2048)])
+    with VM(words(0), extra=ide(0, bad, more=REPORT)) as vm:
+        h, image = vm.connect('p0'), open(files[0], 'rb').read()
+        for at in range(0, SIZE, 1 << 20):
+            assert bytes(h.pread(1 << 20, at)) == image[at:at + (1 << 20)]
+        assert 'port 0: an error that has no log: reset' in vm.console()
+        assert churn(h, files[0]) > 100
+        vm.quit()
+
+
+def test_flush_and_fua_reach_the_disk(files):
+    def flushes(q):
+        return next(b for b in q('query-blockstats')['return'] if b.get('qdev', '').find('sata0') >= 0 or
+                    b.get('node-name') == 's0')['stats']['flush_operations']
+    with VM(words(0), extra=ide(0, files[0], more=',discard_granularity=512')) as vm:
+        q, h = vm.qemu(), vm.connect('p0')
+        before = flushes(q)
+        h.pwrite(b'1' * 4096, 0)
+        assert flushes(q) == before
+        h.flush()
+        assert flushes(q) == before + 1
+        h.pwrite(b'2' * 4096, 4096, nbd.CMD_FLAG_FUA)
+        assert flushes(q) == before + 2
+        vm.quit()
+
+
+def test_trim_reaches_the_disk(files):
+    with VM(words(0, more=',discard=unmap'), extra=ide(0, files[0], more=',discard_granularity=512')) as vm:
+        h = vm.connect('p0')
+        h.pwrite(b'x' * (4 << 20), 8 << 20)
+        h.flush()
+        full = os.stat(files[0]).st_blocks
+        h.trim(4 << 20, 8 << 20)
+        h.flush()
+        assert os.stat(files[0]).st_blocks <= full - (4 << 20) // 512
+        assert bytes(h.pread(4 << 20, 8 << 20)) == bytes(4 << 20)
+        vm.quit()
+
+
+def test_cd_rom(files, tmp):
+    with VM(words(2, writable='off'), extra=ide(2, files[0], 'ide-cd', **{'read-only': 'on'})) as vm:
+        h, image = vm.connect('p2'), open(files[0], 'rb').read()
+        assert h.is_read_only() and h.get_size() == SIZE
+        assert bytes(h.pread(1 << 20, 2048)) == image[2048:2048 + (1 << 20)]
+        assert bytes(h.pread(1000, 777)) == image[777:1777]
+        q = vm.qemu()
+        assert 'return' in q('blockdev-open-tray', id='sata2', force=True)
+        vm.wait('the open tray', lambda: 'tray open' in vm.console(), 20)
+        with pytest.raises(nbd.Error):
+            vm.connect('p2').pread(2048, 0)
+        for word in ({'driver': 'file', 'filename': files[1], 'node-name': 'other', 'read-only': True},):
+            assert 'return' in q('blockdev-add', **word)
+        assert 'return' in q('blockdev-remove-medium', id='sata2')
+        assert 'return' in q('blockdev-insert-medium', id='sata2', node_name='other')
+        assert 'return' in q('blockdev-close-tray', id='sata2')
+        vm.wait('the new medium', lambda: vm.connect('p2').get_size() == SIZE, 20)
+        assert bytes(vm.connect('p2').pread(4096, 8192)) == open(files[1], 'rb').read()[8192:12288]
+        vm.quit()
+
+
+def test_cd_rom_without_a_medium(files):
+    empty = ['-device', 'ide-cd,bus=ide.3,id=cd,serial=s3']
+    with VM(words(3, writable='off'), extra=empty) as vm:
+        assert vm.connect('p3').get_size() == 0 and 'no medium' in vm.console()
         vm.quit()
