@@ -170,8 +170,10 @@ static void cut_all(struct node *n, struct list *closing)
 static void co_close(struct node *n)
 {
     int r = co_node_flush(n);
-    if (r)
+    if (r) {
         log_line("blk", "node %s: flush at close: %s", n->name, sr_strerror(r));
+        system_unclean();
+    }
     if (n->drv->co_close)
         n->drv->co_close(n);
 }

@@ -39,6 +39,7 @@
 #define GROW_MIN   (1u << 20)
 #define GROW_MAX   (64u << 20)
 #define ZERO_AHEAD (4u << 20)
+#define GRACE_NS   1000000u
 
 static inline uint64_t cluster_size(const struct qcow2 *s)
 {
@@ -58,6 +59,11 @@ static void note_growth(struct qcow2 *s, uint64_t size, uint64_t end)
     w->grown = true;
 }
 
+uint64_t file_round(const struct qcow2 *s, uint64_t size)
+{
+    return align_up(size, MAX(cluster_size(s), s->node->file->node->limits.request_alignment));
+}
+
 int co_grow(struct qcow2 *s, uint64_t end)
 {
     struct child *file = s->node->file;
@@ -67,10 +73,10 @@ int co_grow(struct qcow2 *s, uint64_t end)
     if (s->w->fixed || end > QCOW2_OFFSET_MASK >> s->cluster_bits)
         return SR_ENOSPC;
     uint64_t step = MIN(MAX(size / 8, GROW_MIN), GROW_MAX);
-    uint64_t want = align_up(MAX(need, size + step), cluster_size(s));
+    uint64_t want = file_round(s, MAX(need, size + step));
     int r = co_blk_truncate(file, want);
-    if (r == SR_ENOSPC && want > need)
-        r = co_blk_truncate(file, want = need);
+    if (r == SR_ENOSPC && want > file_round(s, need))
+        r = co_blk_truncate(file, want = file_round(s, need));
     if (!r)
         note_growth(s, size, want);
     s->w->fixed |= r == SR_ENOTSUP;
@@ -464,8 +470,10 @@ static void co_grace(struct qcow2 *s)
     if (MUTANT(FREE_NO_GRACE))
         return;
     co_l2_wait_readers();
+    while (loop_count() > 1 && old_requests(s))
+        co_sleep_ns(GRACE_NS);
     s->reclaim = co_self();
-    while (old_requests(s))
+    while (loop_count() == 1 && old_requests(s))
         co_yield ();
     s->reclaim = NULL;
 }
@@ -516,7 +524,7 @@ void reclaim_start(struct qcow2 *s)
     if (!w->nready || w->reclaiming)
         return;
     w->reclaiming = true;
-    co_start(&w->reclaim_start, co_reclaim, s);
+    co_start_child(&w->reclaim_start, co_reclaim, s); /* who waits for it has a stack */
 }
 
 void co_reclaim_wait(struct qcow2 *s)

@@ -28,7 +28,8 @@
  */
 #include "formats/qcow2/writer.h"
 
-#define SPREAD 7u /* slices are written side by side, by this many more coroutines */
+#define STACKS_LEFT 8u /* ordinary starts that must still find a stack */
+#define SPREAD      7u /* slices are written side by side, by this many more coroutines */
 
 void co_wait_link(struct qcow2 *s)
 {
@@ -109,6 +110,8 @@ static int co_write_l2(struct qcow2 *s)
     struct co_start more[SPREAD];
     co_join_init(&p.join);
     for (unsigned i = 0; i < SPREAD && i + 1 < s->l2.ndirty; i++) {
+        if (co_stacks_free() < STACKS_LEFT)
+            break;
         co_join_add(&p.join);
         co_start_child(&more[i], co_write_slices, &p);
     }
@@ -148,7 +151,7 @@ static int co_steps(struct qcow2 *s)
     if (!r && !MUTANT(COMMIT_NO_FLUSH))
         r = co_flush_below(s);
     if (!r)
-        r = co_write_entries(s);
+        r = s->corrupt ? SR_EIO : co_write_entries(s); /* it may have been seen meanwhile */
     if (!r && MUTANT(COMMIT_REFS_LATE))
         r = co_write_refs(s);
     if (!r && MUTANT(DIRTY_BIT_LATE) && s->w->lazy && !s->w->dirty_bit)

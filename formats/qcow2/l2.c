@@ -195,6 +195,7 @@ static int co_load_into(struct l2_cache *c, struct l2_slice *s, struct child *fi
     TRACE(l2_load, key, host);
     int r = co_blk_pread(file, host, s->entries, c->slice_size);
     s->loading = false;
+    s->writable = false;
     if (!r)
         publish(c, s, key);
     flight_land(&s->waiters, r);

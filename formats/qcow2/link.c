@@ -86,12 +86,12 @@ int co_slice(struct qcow2 *s, uint64_t off, struct l2_slice **out)
             continue;
         }
         *out = l2_lookup(&s->l2, key);
-        if (likely(*out && verified(s, key)))
+        if (likely(*out && (*out)->writable))
             return 0;
         if (*out) {
-            r = co_verify(s, *out);
-            if (!r && key >= s->w->nverified && (*out = l2_lookup(&s->l2, key)))
-                return 0;
+            r = verified(s, key) ? 0 : co_verify(s, *out);
+            if (!r && (*out = l2_lookup(&s->l2, key)))
+                (*out)->writable = true;
             continue;
         }
         r = qcow2_slice_host(s, off, &host);

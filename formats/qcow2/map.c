@@ -197,7 +197,7 @@ bool qcow2_map_in_place(const struct qcow2 *s, uint64_t off, size_t len, uint64_
 {
     const struct l2_slice *slice = l2_lookup(&s->l2, off >> s->slice_shift);
     uint64_t in = off & s->cluster_mask, i = off >> s->cluster_bits & s->index_mask;
-    if (unlikely(!slice))
+    if (unlikely(!slice || !slice->writable))
         return false;
     uint64_t entry = be64_get(slice->entries[i]),
              n = (in + len + s->cluster_mask) >> s->cluster_bits;
@@ -230,7 +230,8 @@ static int co_map_one(struct qcow2 *s, uint64_t off, uint64_t len, struct extent
 {
     uint64_t host;
     unsigned from = loop_id();
-    int r = qcow2_map(s, off, len, e, &host);
+    bool here = !s->extended || from == s->node->home_loop; /* two words change together */
+    int r = here ? qcow2_map(s, off, len, e, &host) : SR_EAGAIN;
     if (likely(r != SR_EAGAIN))
         return r;
     co_hop(s->node->home_loop);

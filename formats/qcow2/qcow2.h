@@ -81,6 +81,7 @@ struct l2_slice {
     bool used;      /* since the hand came by */
     bool published; /* in its bucket */
     bool loading;
+    bool writable;       /* looked through (verify.c), and its table is ours alone */
     bool dirty;          /* stays where it is until it is written */
     uint64_t load_key;   /* what is being loaded; `key` stays until no reader looks at it */
     struct list waiters; /* struct flight, while loading */
@@ -139,7 +140,7 @@ struct qcow2 {
     struct node *node;
     struct writer *w;   /* NULL: read-only */
     bool corrupt;       /* something was seen that forbids writing */
-    struct co *reclaim; /* waits for requests of the other epoch to end */
+    struct co *reclaim; /* one loop only: waits for requests of the other epoch to end */
     struct qcow2_io {
         unsigned n[2]; /* requests under way, by epoch */
     } __attribute__((aligned(CACHE_LINE))) io[MAX_LOOPS];
@@ -156,7 +157,7 @@ extern const struct blk_driver blk_qcow2;
  * ended. Who is in between waits for I/O, never for a commit or for space. */
 static inline unsigned qcow2_io_begin(struct qcow2 *s)
 {
-    unsigned e = __atomic_load_n(&s->epoch, __ATOMIC_RELAXED);
+    unsigned e = __atomic_load_n(&s->epoch, __ATOMIC_ACQUIRE);
     s->io[loop_id()].n[e]++;
     return e;
 }

@@ -219,6 +219,11 @@ static struct ref_slice *find(struct refcounts *R, uint64_t first)
     return NULL;
 }
 
+bool ref_cached(const struct qcow2 *s, uint64_t cluster)
+{
+    return find(refs_of(s), align_down(cluster, 1ull << refs_of(s)->slice_bits));
+}
+
 static int co_load(struct qcow2 *s, uint64_t first, uint64_t host, struct ref_slice **out)
 {
     struct refcounts *R = refs_of(s);

@@ -18,7 +18,9 @@ int co_qcow2_block_status(struct node *n, uint64_t off, uint64_t len, struct blk
     };
     struct qcow2 *s = n->state;
     struct extent e;
+    unsigned epoch = qcow2_io_begin(s);
     int r = co_qcow2_map(s, off, len, true, &e);
+    qcow2_io_end(s, epoch);
     if (r)
         return r;
     st->flags = flags[e.type];

@@ -40,17 +40,29 @@ int co_header_switch_refcounts(struct qcow2 *s, uint64_t table, uint64_t cluster
     return r ? r : co_blk_flush(s->node->file);
 }
 
+/* Two may want to change a bit each: whoever writes last writes both. */
+static int co_write_features(struct qcow2 *s)
+{
+    struct writer *w = s->w;
+    co_mutex_lock(&w->features);
+    uint64_t bits = s->incompatible & ~(uint64_t)(QCOW2_INCOMPAT_DIRTY | QCOW2_INCOMPAT_CORRUPT);
+    bits |= w->dirty_bit ? QCOW2_INCOMPAT_DIRTY : 0;
+    bits |= s->corrupt ? QCOW2_INCOMPAT_CORRUPT : 0;
+    int r = co_write_u64(s, FIELD_AT(incompatible_features), bits);
+    if (!r)
+        s->incompatible = bits;
+    co_mutex_unlock(&w->features);
+    return r;
+}
+
 /* Set: stable with the next flush. Cleared: the caller has flushed what it promises. */
 int co_set_dirty(struct qcow2 *s, bool dirty)
 {
-    uint64_t bits = s->incompatible & ~(uint64_t)QCOW2_INCOMPAT_DIRTY;
-    bits |= dirty ? QCOW2_INCOMPAT_DIRTY : 0;
-    int r = co_write_u64(s, FIELD_AT(incompatible_features), bits);
-    if (r)
-        return r;
-    s->incompatible = bits;
     s->w->dirty_bit = dirty;
-    return 0;
+    int r = co_write_features(s);
+    if (r)
+        s->w->dirty_bit = !dirty;
+    return r;
 }
 
 /* ---- before the first change ---- */
@@ -61,7 +73,7 @@ static int co_whole_clusters(struct qcow2 *s)
     struct child *file = s->node->file;
     if (is_aligned(file->node->size, s->cluster_mask + 1))
         return 0;
-    int r = co_blk_truncate(file, align_up(file->node->size, s->cluster_mask + 1));
+    int r = co_blk_truncate(file, file_round(s, file->node->size));
     if (r == SR_ENOTSUP)
         s->w->fixed = true;
     return r == SR_ENOTSUP || r == SR_ENOSPC ? 0 : r;
@@ -128,15 +140,12 @@ REGISTER(event, event_corrupted);
 static void co_mark(void *arg)
 {
     struct qcow2 *s = arg;
-    uint64_t bits = s->incompatible | QCOW2_INCOMPAT_CORRUPT;
-    int r = co_write_u64(s, FIELD_AT(incompatible_features), bits);
+    int r = co_write_features(s);
     if (!r)
         r = co_blk_flush(s->node->file);
     if (r)
         log_line("qcow2", "node %s: the corrupt bit cannot be written: %s", s->node->name,
                  sr_strerror(r));
-    else
-        s->incompatible = bits;
     s->w->marking = false;
 }
 
@@ -169,6 +178,7 @@ int qcow2_corruption(struct qcow2 *s, uint64_t off, const char *fmt, ...)
     if (s->version < 3)
         return SR_EIO;
     w->marking = true;
-    co_start(&w->mark_start, co_mark, s);
+    co_start_child(&w->mark_start, co_mark,
+                   s); /* writers that wait must not keep it from being done */
     return SR_EIO;
 }

@@ -13,7 +13,7 @@
  * cache does not make it be done again.
  *
  * Refcounts of a slice whose clusters lie all over a large file would cost as many reads: after
- * REF_LOADS parts of refcount blocks the rest is believed. Clusters in slices that nobody writes are
+ * REF_LOADS of them, what is not in the cache is believed. Clusters in slices that nobody writes are
  * not looked at; what is known to be metadata is (refcount.c).
  */
 #include "formats/qcow2/writer.h"
@@ -124,14 +124,10 @@ static int check_places(struct qcow2 *s, const struct l2_slice *slice)
     return 0;
 }
 
-static int co_check_ref(struct qcow2 *s, uint64_t cluster, bool copied, uint64_t *last,
-                        unsigned *loads)
+static int co_check_ref(struct qcow2 *s, uint64_t cluster, bool copied, unsigned *loads)
 {
     struct ref_slice *slice;
-    uint64_t part = cluster >> s->w->refs.slice_bits;
-    *loads += part != *last;
-    *last = part;
-    if (*loads > REF_LOADS)
+    if (!ref_cached(s, cluster) && (*loads)++ >= REF_LOADS)
         return 0;
     int r = co_ref_slice(s, cluster, &slice);
     if (r)
@@ -149,22 +145,20 @@ static int co_check_ref(struct qcow2 *s, uint64_t cluster, bool copied, uint64_t
  * it comes again. */
 static int co_check_refs(struct qcow2 *s, uint64_t key)
 {
-    uint64_t last = UINT64_MAX;
+    uint64_t table = be64_get(s->l1[(key << s->slice_shift) >> s->l2_shift]) & QCOW2_OFFSET_MASK;
     unsigned loads = 0;
-    for (uint64_t i = 0; i <= s->index_mask && loads <= REF_LOADS; i++) {
+    int r = co_check_ref(s, table >> s->cluster_bits, true, &loads);
+    for (uint64_t i = 0; i <= s->index_mask && !r; i++) {
         const struct l2_slice *slice = l2_lookup(&s->l2, key);
         if (!slice)
             return SR_EAGAIN;
         uint64_t entry = be64_get(slice->entries[i << s->extended]), c;
         uint64_t n = named(s, entry, &c);
         bool copied = (entry & QCOW2_COPIED) && !(entry & QCOW2_L2_COMPRESSED);
-        for (; n; n--, c++) {
-            int r = co_check_ref(s, c, copied, &last, &loads);
-            if (r)
-                return r;
-        }
+        for (; n && !r; n--, c++)
+            r = co_check_ref(s, c, copied, &loads);
     }
-    return 0;
+    return r;
 }
 
 bool verified(const struct qcow2 *s, uint64_t key)

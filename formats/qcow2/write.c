@@ -365,7 +365,7 @@ static int co_write_part(struct qcow2 *s, uint64_t off, struct iov v, size_t *do
     struct alloc_op op, *other;
     struct target t;
     *done = 0;
-    int r = co_slice(s, off, &slice);
+    int r = s->corrupt ? SR_EIO : co_slice(s, off, &slice);
     if (!r)
         r = find_target(s, slice, off, v.len, &t);
     if (r)
@@ -479,8 +479,8 @@ int co_qcow2_promise(struct qcow2 *s, unsigned flags)
 {
     if (flags & BLK_FUA)
         return MUTANT(FUA_NO_METADATA) ? co_blk_flush(s->node->file) : co_commit_stable(s);
-    if (flags & BLK_SETTLED && !MUTANT(SETTLE_EARLY))
-        return co_qcow2_commit(s);
+    if (flags & BLK_SETTLED && !MUTANT(SETTLE_EARLY)) /* an image below settles with its flush */
+        return s->w->below ? co_commit_stable(s) : co_qcow2_commit(s);
     return 0;
 }
 
@@ -522,7 +522,7 @@ static inline bool kept(const struct qcow2 *s, unsigned flags)
 {
     const struct writer *w = s->w;
     return !(flags & ~(unsigned)(BLK_FUA | BLK_SETTLED)) && loop_id() == s->node->home_loop &&
-           (flags & BLK_FUA ? w->stable : w->committed) == w->changes;
+           (flags & BLK_FUA || w->below ? w->stable : w->committed) == w->changes;
 }
 
 int co_qcow2_pwritev(struct node *n, uint64_t off, struct iov v, unsigned flags)
@@ -532,7 +532,7 @@ int co_qcow2_pwritev(struct node *n, uint64_t off, struct iov v, unsigned flags)
     flags &= ~(unsigned)BLK_WRITE_UNCHANGED;
     unsigned e = qcow2_io_begin(s);
     if (likely(qcow2_map_in_place(s, off, v.len, &host) && (!flags || kept(s, flags)))) {
-        int r = co_blk_pwritev(s->data, host, v, flags & BLK_FUA);
+        int r = co_blk_pwritev(s->data, host, v, flags ? flags & (BLK_FUA | s->w->below) : 0);
         qcow2_io_end(s, e);
         return r;
     }

@@ -35,6 +35,8 @@ static void set_up(struct qcow2 *s, const struct qcow2_image *img)
     w->ready = w->lists[1];
     co_mutex_init(&w->alloc);
     co_mutex_init(&w->tables);
+    co_mutex_init(&w->features);
+    w->below = BLK_SETTLED & (s->data->node->write_flags | s->node->file->node->write_flags);
     co_queue_init(&w->commit_wait);
     co_queue_init(&w->reclaim_wait);
     list_init(&w->allocs);
@@ -109,14 +111,16 @@ static int co_cut_file(struct qcow2 *s)
     if (!s->w->grown)
         return 0;
     int r = co_last_used(s, &end);
-    return r || !end ? r : co_blk_truncate(file, end << s->cluster_bits);
+    return r || !end ? r : co_blk_truncate(file, file_round(s, end << s->cluster_bits));
 }
 
 static int co_end(struct qcow2 *s)
 {
-    int r = co_free_all(s);
+    int r = co_commit_stable(s);
     if (!r)
-        r = co_write_refcounts(s);
+        r = co_free_all(s);
+    if (!r)
+        r = s->corrupt ? SR_EIO : co_write_refcounts(s);
     return r ? r : co_cut_file(s);
 }
 

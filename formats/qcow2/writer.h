@@ -38,6 +38,7 @@ int co_ref_slice(struct qcow2 *s, uint64_t cluster, struct ref_slice **out);
 /* A block for `cluster`, which has none, is made; it may take `cluster` itself. */
 int co_ref_new_block(struct qcow2 *s, uint64_t cluster);
 uint64_t ref_get(const struct qcow2 *s, const struct ref_slice *r, uint64_t cluster);
+bool ref_cached(const struct qcow2 *s, uint64_t cluster);
 void ref_set(struct qcow2 *s, struct ref_slice *r, uint64_t cluster, uint64_t value);
 uint64_t ref_max(const struct qcow2 *s);
 /* Without alloc: every slice that was dirty when this began is in the file. */
@@ -76,6 +77,8 @@ int co_make_room(struct qcow2 *s);
 void co_unalloc(struct qcow2 *s, uint64_t host, uint64_t len);
 /* With alloc held: takes a reference from each; discard: what becomes free is discarded below. */
 int co_ref_drop(struct qcow2 *s, uint64_t cluster, uint64_t count, bool discard);
+/* A file size: whole clusters, and whole blocks of what is below. */
+uint64_t file_round(const struct qcow2 *s, uint64_t size);
 /* With alloc held: the file has room for clusters below `end`. SR_ENOSPC. */
 int co_grow(struct qcow2 *s, uint64_t end);
 /* Later, when the change that comes with it is committed and stable. There is room: free_room(). */
@@ -168,6 +171,8 @@ struct alloc_op {
 struct writer {
     bool prepared; /* nothing was written before that */
     bool lazy, dirty_bit;
+    unsigned below;           /* BLK_SETTLED, when the data's node has metadata of its own */
+    struct co_mutex features; /* the header's field */
     uint64_t autoclear;
 
     struct co_mutex alloc;
