@@ -480,7 +480,7 @@ static int open_window(struct check *c)
     c->kinds_size = kinds_for(c, size);
     c->kinds = c->window + size;
     c->step = 8 * size >> c->order;
-    if (c->step <= c->clusters)
+    if (c->step <= c->clusters && !c->external)
         open_reach(c);
     return 0;
 }

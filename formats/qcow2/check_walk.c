@@ -53,6 +53,7 @@ static __attribute__((noinline)) void outside(struct check *c, uint64_t off, uin
 {
     check_wrong(c, "%s outside of the file: offset 0x%llx size 0x%llx", what, (ull)off, (ull)len);
     c->outside = MIN(c->outside, MAX(off >> c->bits, c->clusters));
+    c->low = MIN(c->low, c->clusters); /* the last window's */
     c->high = UINT64_MAX;
     c->lost = true;
 }
@@ -115,13 +116,14 @@ static void see_compressed(struct walk *w, uint64_t entry, uint64_t bitmap)
 }
 
 /* A cluster that was only reserved: nothing is lost with it. True: the entry does not count, because it
- * is, or will be, one of zeroes. */
+ * is, or will be, one of zeroes. With reserved bits it is hardly an entry at all: better leave it. */
 static bool drop_reserved(struct walk *w, be64 *at, uint64_t entry, uint64_t bitmap)
 {
     struct check *c = w->c;
     bool data = c->extended ? (uint32_t)bitmap : !(entry & QCOW2_L2_ZERO);
     check_wrong(c, "%s cluster at 0x%llx is not aligned", data ? "data" : "reserved",
                 (ull)(entry & QCOW2_OFFSET_MASK));
+    data |= !!(entry & QCOW2_L2_RESERVED);
     c->lost |= data;
     if (data || !c->fix_entries || !check_may_write(c, w->table, c->cluster))
         return false;
