@@ -252,6 +252,19 @@ static bool v2_cannot(const struct qcow2 *s, enum clear how)
     return s->version < 3 && (s->node->backing || how == CLEAR_ZERO);
 }
 
+/* Who has to be waited for at `off`; what lies behind it shortens *len, so that nobody waits for more
+ * than he needs at once. */
+static struct alloc_op *in_the_way(struct qcow2 *s, uint64_t off, uint64_t *len)
+{
+    uint64_t room = (1ull << s->slice_shift) - (off & ((1ull << s->slice_shift) - 1));
+    uint64_t first = align_down(off, s->cluster_mask + 1);
+    *len = MIN(*len, room);
+    for (struct alloc_op *op; (op = alloc_overlap(s, first, off + *len)); *len = op->start - off)
+        if (op->start <= first)
+            return op;
+    return NULL;
+}
+
 static int co_clear_one(struct qcow2 *s, uint64_t off, uint64_t len, enum clear how, uint64_t *done)
 {
     struct l2_slice *slice;
@@ -263,8 +276,7 @@ static int co_clear_one(struct qcow2 *s, uint64_t off, uint64_t len, enum clear 
     int r = co_slice_for_write(s, off, QCOW2_CHANGE_MOST, &slice);
     if (r)
         return r;
-    uint64_t room = (1ull << s->slice_shift) - (off & ((1ull << s->slice_shift) - 1));
-    op = alloc_overlap(s, align_down(off, s->cluster_mask + 1), off + MIN(len, room));
+    op = in_the_way(s, off, &len);
     *done = 0;
     if (op)
         co_queue_wait(&op->waiting);
