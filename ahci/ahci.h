@@ -37,10 +37,9 @@ struct ahci_bus {
 struct ahci_hba {
     /* By the bus. */
     const struct ahci_bus *bus;
-    char name[16];       /* "pci 00:1f.2" */
-    size_t regs;         /* bytes of registers */
-    uint64_t command_ns; /* a command's deadline; 0: the default */
-    uint64_t probe_ns;   /* what a port may take to come up; 0: the default */
+    char name[16];  /* "pci 00:1f.2" */
+    size_t regs;    /* bytes of registers */
+    unsigned hurry; /* tests: all bounds of time are divided by it; 0 is 1 */
     /* By the controller. */
     uint32_t cap, implemented;
     unsigned slots;
@@ -53,11 +52,15 @@ struct ahci_hba {
     uint64_t looked_ns;
 };
 
-/* Takes the controller over, probes all ports (at most probe_ns, together), announces disks. */
+/* Takes the controller over, probes all ports (together; a port has a few seconds), announces disks. */
 int co_ahci_attach(struct ahci_hba *h);
 /* Fails what is in flight, stops the controller, withdraws its disks: nobody may use them any more. */
 void co_ahci_detach(struct ahci_hba *h);
 
+static inline uint64_t hba_bound(const struct ahci_hba *h, uint64_t ns)
+{
+    return h->hurry ? ns / h->hurry : ns;
+}
 static inline uint32_t hba_read(struct ahci_hba *h, unsigned reg)
 {
     return h->bus->read(h, reg);

@@ -245,7 +245,7 @@ static bool may_issue(const struct ahci_port *p, const struct ahci_request *r)
 
 static uint64_t tick_ns(const struct ahci_port *p)
 {
-    return (p->hba->command_ns ? p->hba->command_ns : COMMAND_NS) / TICKS;
+    return hba_bound(p->hba, COMMAND_NS / TICKS);
 }
 
 static void issue(struct ahci_port *p, struct ahci_request *r)
@@ -457,8 +457,7 @@ static void fill_internal(struct ahci_port *p, const struct fis_h2d *fis, size_t
 /* Waits by looking, not by interrupt: a controller that interrupts wrongly is found here, too. */
 int co_ahci_internal(struct ahci_port *p, const struct fis_h2d *fis, size_t bytes)
 {
-    uint64_t limit = p->hba->command_ns ? MIN(p->hba->command_ns, INTERNAL_NS) : INTERNAL_NS;
-    uint64_t deadline = board_clock_ns() + limit, step = WAIT_NS;
+    uint64_t deadline = board_clock_ns() + hba_bound(p->hba, INTERNAL_NS), step = WAIT_NS;
     int rc;
     fill_internal(p, fis, bytes);
     port_write(p, PX_IS, ~PIS_PLUG);

@@ -29,11 +29,11 @@
 
 static bool co_wait(struct ahci_hba *h, unsigned reg, uint32_t mask, uint64_t ns)
 {
-    uint64_t deadline = board_clock_ns() + ns;
+    uint64_t deadline = board_clock_ns() + hba_bound(h, ns);
     while (hba_read(h, reg) & mask) {
         if (board_clock_ns() >= deadline)
             return false;
-        co_sleep_ns(SETTLE_NS);
+        co_sleep_ns(hba_bound(h, SETTLE_NS));
     }
     return true;
 }
@@ -134,10 +134,10 @@ static void disarm(struct poller *poller)
     struct ahci_hba *h = hba_of(poller);
     if (h->broken)
         return;
-    if (board_clock_ns() - h->looked_ns >= LOOK_NS)
+    if (board_clock_ns() - h->looked_ns >= hba_bound(h, LOOK_NS))
         look(h);
     else if (!h->look.pending)
-        timer_set(&h->look, h->looked_ns + LOOK_NS);
+        timer_set(&h->look, h->looked_ns + hba_bound(h, LOOK_NS));
 }
 
 /* ---- Failure --------------------------------------------------------------------------------- */

@@ -51,7 +51,7 @@ static void set_limits(struct node *n, const struct ahci_port *p)
 
 static void watch_later(struct ahci_state *s)
 {
-    timer_set(&s->timer, board_clock_ns() + WATCH_NS);
+    timer_set(&s->timer, board_clock_ns() + hba_bound(s->port->hba, WATCH_NS));
 }
 
 static void co_watch(void *arg)

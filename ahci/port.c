@@ -7,7 +7,7 @@
  * A port whose link was never down when this driver began and has no device is empty at once: no
  * machine is kept waiting for sockets that nobody uses. A device that comes later is a hot-plug event.
  *
- * Every wait has a bound (probe_ns for a device to get ready); waits sleep, so ports come up side by
+ * Every wait has a bound (PROBE_NS for a device to get ready); waits sleep, so ports come up side by
  * side. A port that is left out says why, once.
  *
  * Memory is given back only after CMD.CR and CMD.FR were seen 0.
@@ -42,11 +42,11 @@ void ahci_port_say(struct ahci_port *p, const char *fmt, ...)
 /* Until (reg & mask) == value. */
 static bool co_wait(struct ahci_port *p, unsigned reg, uint32_t mask, uint32_t value, uint64_t ns)
 {
-    uint64_t deadline = board_clock_ns() + ns;
+    uint64_t deadline = board_clock_ns() + hba_bound(p->hba, ns);
     while ((port_read(p, reg) & mask) != value) {
         if (board_clock_ns() >= deadline)
             return false;
-        co_sleep_ns(STEP_NS);
+        co_sleep_ns(hba_bound(p->hba, STEP_NS));
     }
     return true;
 }
@@ -54,11 +54,6 @@ static bool co_wait(struct ahci_port *p, unsigned reg, uint32_t mask, uint32_t v
 bool co_ahci_link_comes(struct ahci_port *p)
 {
     return co_wait(p, PX_SSTS, 15, DET_UP, LINK_NS) && ahci_link_up(p);
-}
-
-static uint64_t probe_ns(const struct ahci_port *p)
-{
-    return p->hba->probe_ns ? p->hba->probe_ns : PROBE_NS;
 }
 
 bool ahci_link_up(struct ahci_port *p)
@@ -105,12 +100,12 @@ int co_ahci_port_reset(struct ahci_port *p)
         return SR_EIO;
     uint32_t sctl = port_read(p, PX_SCTL) & ~15u;
     port_write(p, PX_SCTL, sctl | SCTL_DET_INIT);
-    co_sleep_ns(INIT_NS);
+    co_sleep_ns(hba_bound(p->hba, INIT_NS));
     port_write(p, PX_SCTL, sctl);
     if (!co_wait(p, PX_SSTS, 15, DET_UP, LINK_NS))
         return SR_ENODEV;
     port_write(p, PX_SERR, SERR_ALL);
-    return co_wait(p, PX_TFD, TFD_BSY | TFD_DRQ, 0, probe_ns(p)) ? 0 : SR_ETIMEDOUT;
+    return co_wait(p, PX_TFD, TFD_BSY | TFD_DRQ, 0, PROBE_NS) ? 0 : SR_ETIMEDOUT;
 }
 
 /* ---- Memory ---------------------------------------------------------------------------------- */
