@@ -96,10 +96,11 @@ static bool apart(uint64_t a, uint64_t alen, uint64_t b, uint64_t blen)
     return !alen || !blen || (a < b ? b - a >= alen : a - b >= blen);
 }
 
+/* Does a cluster of it have other uses? */
 static bool mixed(const struct check *c, uint64_t off, uint64_t len)
 {
     for (unsigned i = 0; i < c->nmixed; i++)
-        if (range_ok(c->mixed[i] << c->bits, 0, off + len) && c->mixed[i] >= off >> c->bits)
+        if (!apart(c->mixed[i] << c->bits, c->cluster, off, len))
             return true;
     return c->nmixed == CHECK_MIXED;
 }

@@ -70,8 +70,7 @@ struct check {
     unsigned bits, order; /* log2: of the cluster size; of the bits of a refcount */
     uint64_t cluster;     /* size of one */
     bool extended, external;
-    uint64_t size, clusters;  /* of the file; the last one may be there in part */
-    uint64_t snapshots_bytes; /* of the table */
+    uint64_t size, clusters; /* of the file; the last one may be there in part */
 
     /* Refcounts of clusters [lo, hi): first what was counted, after the comparison what is in the file.
      * kinds: two bits for each, enum check_kind, of who was counted. */
@@ -141,7 +140,7 @@ int co_check_add_stored(struct check *c);
 
 /* ---- check.c ---- */
 
-/* For each window, in order: counts, then calls `co_then` if given. */
+/* For each window below `clusters`, in order: counts, then calls `co_then`. */
 int co_each_window(struct check *c, uint64_t clusters, int (*co_then)(struct check *c));
 
 /* ---- check_walk.c ---- */
@@ -165,7 +164,7 @@ int co_walk(struct walk *w);
 bool check_has_cluster(const struct check *c, uint64_t entry);
 /* *off: where the table goes on. */
 int co_next_snapshot(struct check *c, uint32_t i, uint64_t *off, struct qcow2_snapshot *h);
-/* The snapshot table can be read, and c->snapshots_bytes is set. */
+/* The snapshot table can be read, and img->snapshots_bytes is set. */
 int co_measure_snapshots(struct check *c);
 /* Everything that refers to a cluster of the window is counted in it. */
 int co_count_all(struct check *c);

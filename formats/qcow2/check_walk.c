@@ -361,7 +361,7 @@ int co_measure_snapshots(struct check *c)
         if (r)
             return r;
     }
-    c->snapshots_bytes = off - img->snapshots_offset;
+    c->img->snapshots_bytes = off - img->snapshots_offset;
     return 0;
 }
 
@@ -380,7 +380,7 @@ static int co_count_snapshots(struct check *c)
             return r;
     }
     if (!c->renew || !c->short_snapshots)
-        count(c, img->snapshots_offset, c->snapshots_bytes, "snapshot table");
+        count(c, img->snapshots_offset, c->img->snapshots_bytes, "snapshot table");
     return 0;
 }
 

@@ -15,6 +15,8 @@
  *     commit.c    changed metadata goes to the file in order   update.c    bits in the header
  *     verify.c    slices looked through before                 copy.c      room for copies
  *
+ *     check.c, check_walk.c, repair.c, check.h    whole images, with no node above them
+ *
  * Units: bytes; "guest" offsets are in the virtual disk, "host" offsets in the image file (or the
  * external data file). Context: see each function; what is called from the data path neither
  * allocates nor locks. Errors: 0 or SR_E*; what an image says wrong in its tables is SR_EIO for the
@@ -32,8 +34,8 @@ struct qcow2_image {
     uint64_t size, incompatible, compatible, autoclear;
     uint64_t l1_offset, snapshots_offset, reftable_offset, reftable_bytes;
     uint64_t snapshots_bytes;
-    uint64_t bitmaps_offset,
-        bitmaps_bytes; /* directory; none when the image says that it is stale */
+    /* Directory; none when the image says that it is stale. */
+    uint64_t bitmaps_offset, bitmaps_bytes;
     uint32_t l1_size, nb_snapshots, nb_bitmaps;
     enum compression compression;
     bool has_backing, has_format, has_data_file;

@@ -41,7 +41,7 @@ static uint64_t end_of(const struct layout *l)
 /* An entry that is short grows by what it lacks. */
 static uint64_t snapshots_bytes(const struct check *c)
 {
-    return c->snapshots_bytes + c->short_snapshots * (QCOW2_SNAPSHOT_EXTRA_V3 + 8);
+    return c->img->snapshots_bytes + c->short_snapshots * (QCOW2_SNAPSHOT_EXTRA_V3 + 8);
 }
 
 /* The table covers everything in use, itself included. */

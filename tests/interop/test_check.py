@@ -17,7 +17,7 @@ import subprocess
 import pytest
 
 import lib
-from lib import HOST, run
+from lib import HOST, Host, run
 
 MIB = 1 << 20
 OFFSET = 0x00fffffffffffe00
@@ -304,6 +304,24 @@ def test_bitmaps(tmp):
     image.save(path)
     assert ours(path) == theirs(path)
     assert ours(path)[1]['leaks'] >= 2
+
+
+def test_open_repairs(tmp):
+    """An image that QEMU had open when it died, with refcounts that were to be written later."""
+    path = f'{tmp}/image'
+    run('qemu-img', 'create', '-q', '-f', 'qcow2', '-o', 'lazy_refcounts=on', path, '64M')
+    run('qemu-io', '-c', 'write -P 5 1M 3M', '-c', 'abort', path, check=False)
+    assert theirs(path)[0] == ours(path)[0] == 2
+    with Host('--blockdev', f'driver=qcow2,node-name=v,file.driver=file,file.filename={path}',
+              '--export', 'type=nbd,id=v,node-name=v,name=v,writable=on') as s:
+        h = s.connect('v')
+        assert h.pread(3 * MIB, MIB) == b'\x05' * 3 * MIB
+        h.pwrite(b'\x06' * MIB, 20 * MIB)
+        assert 'node v: image was not closed: ' in s.console()
+        s.quit()
+    assert theirs(path)[0] == ours(path)[0] == 0
+    assert Image(path).get(72) == 0
+    run('qemu-io', '-r', '-c', 'read -P 5 1M 3M', '-c', 'read -P 6 20M 1M', path)
 
 
 def test_small_memory(tmp):
