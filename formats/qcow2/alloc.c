@@ -236,7 +236,8 @@ static int co_take_next(struct qcow2 *s, uint64_t want, bool zeroed, uint64_t ah
     f->zeroed = at_zeroes(s);
     if (f->zeroed)
         n = MIN(n, w->zero_to - first);
-    if (first < w->zero_to && first + n > w->zero_from && !MUTANT(ZERO_STALE))
+    f->zeroed |= MUTANT(ZERO_STALE);
+    if (first < w->zero_to && first + n > w->zero_from)
         w->zero_from = first + n;
     f->host = first << s->cluster_bits;
     f->count = MIN(n, want);

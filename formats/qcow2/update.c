@@ -147,6 +147,7 @@ static void co_mark(void *arg)
         log_line("qcow2", "node %s: the corrupt bit cannot be written: %s", s->node->name,
                  sr_strerror(r));
     s->w->marking = false;
+    co_queue_wake_all(&s->w->mark_wait);
 }
 
 static void tell(struct qcow2 *s, uint64_t off, const char *msg)

@@ -39,6 +39,7 @@ static void set_up(struct qcow2 *s, const struct qcow2_image *img)
     w->below = BLK_SETTLED & (s->data->node->write_flags | s->node->file->node->write_flags);
     co_queue_init(&w->commit_wait);
     co_queue_init(&w->reclaim_wait);
+    co_queue_init(&w->mark_wait);
     list_init(&w->allocs);
     for (unsigned i = 0; i < QCOW2_TRAILS; i++)
         w->trails[i].guest = UINT64_MAX;
@@ -133,7 +134,7 @@ void co_writer_close(struct qcow2 *s)
     while (w->reclaiming)
         co_queue_wait(&w->reclaim_wait);
     while (w->marking)
-        co_reschedule();
+        co_queue_wait(&w->mark_wait);
     if (!r && !s->corrupt)
         return;
     log_line("qcow2", "node %s: not closed cleanly: %s", s->node->name,

@@ -216,5 +216,6 @@ struct writer {
 
     struct co_start mark_start; /* of the corrupt bit */
     bool marking;
+    struct co_queue mark_wait;
 };
 #endif
