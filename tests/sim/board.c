@@ -18,11 +18,13 @@
 #define STACKS        96
 #define BIG_STACKS    4
 #define CONSOLE_BYTES 16384
+#define MANY_PICKS    20000000 /* without a pause */
 
 static struct {
     struct rng rng;
     bool frantic;
     uint64_t now;
+    unsigned picks; /* since time has jumped */
     char console[CONSOLE_BYTES];
     size_t said;
     bool done;
@@ -46,6 +48,13 @@ void sim_reseed(uint64_t seed, bool frantic)
     sim.rng = rng_seeded(seed, 0x7363686564);
     sim.frantic = frantic;
     sim.said = 0;
+    sim.picks = 0;
+}
+
+static NORETURN void die(const char *what)
+{
+    fprintf(stderr, "%s: %s\n%.*s", sim_current, what, (int)sim.said, sim.console);
+    _exit(5);
 }
 
 /* ---- the scheduler ---- */
@@ -54,6 +63,8 @@ struct qlink *sim_pick(struct queue *ready)
 {
     struct qlink **at = &ready->first;
     unsigned count = 0;
+    if (++sim.picks > MANY_PICKS)
+        die("livelock: coroutines keep each other busy and nobody waits");
     if (!sim.frantic)
         return queue_pop(ready);
     for (const struct qlink *n = *at; n; n = n->next)
@@ -76,12 +87,6 @@ uint64_t board_clock_ns(void)
     return sim.now;
 }
 
-static NORETURN void die(const char *what)
-{
-    fprintf(stderr, "%s: %s\n%.*s", sim_current, what, (int)sim.said, sim.console);
-    _exit(5);
-}
-
 void board_idle(uint64_t deadline_ns)
 {
     if (deadline_ns == UINT64_MAX) {
@@ -89,6 +94,7 @@ void board_idle(uint64_t deadline_ns)
         die("deadlock: no coroutine is ready and no timer is set");
     }
     sim.now = MAX(sim.now, deadline_ns);
+    sim.picks = 0;
 }
 
 void board_turn(void)

@@ -219,12 +219,12 @@ static void take_effect(struct writing *w)
         record_effect(m->record, w->second);
 }
 
-/* One that fails has written nothing, or its first sectors. */
+/* One that fails has written nothing, or what comes before some sector. */
 static void fail_some(struct writing *w)
 {
-    size_t sectors = w->len / SECTOR;
-    w->len =
-        sectors && rng_one_in(sim_rng(), 2) ? rng_below(sim_rng(), (unsigned)sectors) * SECTOR : 0;
+    unsigned sectors = (unsigned)(w->len / SECTOR) + 1;
+    uint64_t end = align_down(w->off + rng_below(sim_rng(), sectors) * SECTOR, SECTOR);
+    w->len = end > w->off && rng_one_in(sim_rng(), 2) ? MIN(w->len, end - w->off) : 0;
 }
 
 static int co_write(struct writing *w, unsigned flags)

@@ -45,7 +45,9 @@ static void choose_weights(struct plan *p)
 
 static struct plan make_plan(const struct bench *b, uint64_t number)
 {
-    struct plan p = {.bench = b, .rng = rng_seeded(number, 0x706c616e), .seq = 0x1000};
+    struct plan p = {.bench = b,
+                     .rng = rng_seeded(number, hash_bytes(b->s->name, strlen(b->s->name))),
+                     .seq = 0x1000};
     unsigned clusters = (unsigned)(b->s->size / b->s->cluster);
     p.clients = 1 + rng_below(&p.rng, MAX_CLIENTS);
     p.phases = 1 + rng_below(&p.rng, MAX_PHASES);

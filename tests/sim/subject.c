@@ -30,13 +30,13 @@ static void reset(const struct subject *s, enum medium_id id, bool there, uint64
     t.growable = t.growable && id != MEDIUM_BACKING && there;
     if (!there)
         size = 0;
-    medium_reset(&media[id], t.growable ? 0 : size,
-                 t.growable ? 2 * s->full + GROWABLE_CAPACITY : size, t);
+    uint64_t most = s->file_size ? s->file_size : s->full + GROWABLE_CAPACITY;
+    medium_reset(&media[id], t.growable ? 0 : size, t.growable ? most : size, t);
 }
 
 static void reset_media(const struct subject *s)
 {
-    uint64_t enough = 2 * s->full + align_up(3 * s->size, 65536);
+    uint64_t enough = s->full + align_up(3 * s->size, 65536);
     reset(s, MEDIUM_FILE, true, s->file_size ? s->file_size : enough);
     reset(s, MEDIUM_DATA, s->data_file, s->size);
     reset(s, MEDIUM_BACKING, s->backing, align_down(s->size * 3 / 4, SECTOR));
@@ -56,28 +56,33 @@ void bench_put(const struct bench *b)
 
 /* ---- making an image ---- */
 
-static const struct blk_driver *driver(const char *name)
+const struct blk_driver *subject_driver(const struct subject *s)
 {
     registry_for_each (blk_driver, d)
-        if (!strcmp((*d)->name, name))
+        if (!strcmp((*d)->name, s->driver))
             return *d;
     return NULL;
+}
+
+int co_file_open(struct volume *v, struct error *err)
+{
+    return co_volume_open(v, "driver=sim,node-name=alone,disk=file", false, err);
 }
 
 static int co_create_decoded(const struct subject *s, const void *opts, struct error *err)
 {
     struct volume v;
-    int r = co_volume_open(&v, "driver=sim,node-name=made,disk=file", false, err);
+    int r = co_file_open(&v, err);
     if (r)
         return r;
-    r = driver(s->driver)->co_create(v.root, opts, err);
+    r = subject_driver(s)->co_create(v.root, opts, err);
     co_volume_close(&v);
     return r;
 }
 
 static int co_create(const struct subject *s, struct error *err)
 {
-    const struct type *t = driver(s->driver)->create_options;
+    const struct type *t = subject_driver(s)->create_options;
     char text[600];
     struct arena arena;
     snprintf(text, sizeof(text), "size=%llu,%s%s", (unsigned long long)s->size, s->create,
@@ -156,11 +161,22 @@ static const char *co_read_volume(struct bench *b)
     return r ? failure("the image cannot be read", sr_strerror(r)) : NULL;
 }
 
-/* Refcounts of 1 for clusters that nobody refers to, so that the file has to grow beyond what its
- * refcount blocks or its refcount table can count. */
+/* Every cluster below s->full that is free gets a refcount of 1 that nobody asked for, so that the
+ * next ones need a new refcount block, or a larger refcount table. For refcounts of 64 bits. */
 static void take_clusters(const struct subject *s)
 {
-    (void)s;
+    struct medium *m = &media[MEDIUM_FILE];
+    uint64_t per_block = s->cluster / 8, table = get_be(m->data + 48, 8);
+    memset(m->data + m->size, 0, m->capacity - m->size);
+    for (uint64_t c = 0; c < s->full / s->cluster; c++) {
+        uint8_t *entry = m->data + table + c / per_block * 8;
+        if (!get_be(entry, 8)) /* the first cluster that the new block counts is itself */
+            put_be(entry, 8, c * s->cluster);
+        uint8_t *count = m->data + get_be(entry, 8) + c % per_block * 8;
+        if (!get_be(count, 8))
+            put_be(count, 8, 1);
+    }
+    m->size = s->full;
 }
 
 static const char *co_make(struct bench *b)
@@ -225,7 +241,7 @@ const struct subject subjects[] = {
     QCOW2("v3", 512, "version=v3", DISK),
     QCOW2("v3-file", 512, "version=v3", HOST_FILE),
     QCOW2("v3-4k", 4096, "version=v3", FULL_DISK),
-    QCOW2("v3-fresh", 512, "version=v3", HOST_FILE, .fresh = true),
+    QCOW2("v3-fresh", 512, "version=v3", DISK, .fresh = true),
     QCOW2("v3-backing", 1024, "version=v3", DISK, .backing = true),
     QCOW2("v2", 512, "version=v2", DISK),
     QCOW2("v2-backing", 1024, "version=v2", HOST_FILE, .backing = true),
@@ -238,6 +254,9 @@ const struct subject subjects[] = {
     QCOW2("prealloc", 512, "preallocation=metadata", DISK),
     QCOW2("snapshot", 512, "version=v3", DISK, .snapshot = true),
     QCOW2("wide", 512, "refcount-bits=64", HOST_FILE),
+    QCOW2("table", 512, "refcount-bits=64", HOST_FILE, .full = (2u << 20) - (2u << 10)),
+    QCOW2("full", 512, "version=v3", DISK, .file_size = 56u << 10),
+    QCOW2("full-file", 1024, "version=v3", HOST_FILE, .file_size = 56u << 10),
     QCOW2("narrow", 1024, "refcount-bits=1", FULL_DISK),
     QCOW2("zstd", 4096, "compression-type=zstd", DISK),
     QCOW2("safe", 512, "version=v3", DISK, .restart_safe = true),

@@ -50,6 +50,9 @@ struct bench {
  * what went wrong. */
 const char *co_bench_make(struct bench *b, const struct subject *s);
 void bench_free(struct bench *b);
+/* The file's medium alone, as co_check and co_create want it. */
+int co_file_open(struct volume *v, struct error *err);
+const struct blk_driver *subject_driver(const struct subject *s);
 /* Media with that image, no record, no latency, no faults. */
 void bench_put(const struct bench *b);
 extern const struct subject subjects[];

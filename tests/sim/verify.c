@@ -147,9 +147,12 @@ static const uint64_t *hashes_of(const struct subject *s)
 
 static struct record reuse_record;
 
-/* A few writes of everything, one after the other; `content` follows. */
-static const char *co_write_some(const struct subject *s, struct volume *v, struct rng *rng)
+/* A few writes of everything, one after the other; `content` follows. Leaks may have filled the disk
+ * (`full`): then it does not. */
+static const char *co_write_some(const struct subject *s, struct volume *v, struct rng *rng,
+                                 bool *full)
 {
+    *full = false;
     for (unsigned i = 0; i < 6; i++) {
         uint64_t len = 8 * (1 + rng_below(rng, 3 * s->cluster / 8));
         uint64_t off = 8 * rng_below(rng, (unsigned)((s->size - len) / 8 + 1));
@@ -159,7 +162,8 @@ static const char *co_write_some(const struct subject *s, struct volume *v, stru
                        .len = len,
                        .fua = rng_one_in(rng, 4)};
         int r = co_volume_op(v, &reuse_record, o);
-        if (r == SR_ENOSPC && !s->traits.growable)
+        *full = r == SR_ENOSPC && (s->file_size || !s->traits.growable);
+        if (*full)
             return NULL;
         if (r)
             return words("writing after reopening: %s", sr_strerror(r));
@@ -177,8 +181,9 @@ static const char *co_reuse(const struct bench *b, struct volume *v, uint64_t di
     static uint8_t wanted[MAX_VOLUME];
     struct rng rng = rng_seeded(digest, 1);
     struct findings f;
+    bool full;
     record_reset(&reuse_record);
-    const char *bad = co_write_some(s, v, &rng);
+    const char *bad = co_write_some(s, v, &rng, &full);
     co_volume_close(v);
     memcpy(wanted, content, s->size);
     if (!bad)
@@ -189,7 +194,7 @@ static const char *co_reuse(const struct bench *b, struct volume *v, uint64_t di
         return bad;
     co_volume_close(v);
     stats.reused++;
-    for (uint64_t off = 0; off < s->size; off += SECTOR)
+    for (uint64_t off = 0; off < s->size && !full; off += SECTOR)
         if (memcmp(wanted + off, content + off, MIN(SECTOR, s->size - off)))
             return words("written to and reopened, offset %#llx is lost", (unsigned long long)off);
     return NULL;
@@ -225,6 +230,43 @@ static const char *check_again(const struct subject *s, const struct findings *b
     return NULL;
 }
 
+/* ---- the driver's own check ---- */
+
+static const char *co_own_check(const struct subject *s, unsigned fix, struct blk_check *res)
+{
+    struct volume v;
+    struct error err = {0};
+    if (co_file_open(&v, &err))
+        return words("the file does not open: %s", err.msg);
+    *res = (struct blk_check){0};
+    int r = subject_driver(s)->co_check(v.root, fix, res, &err);
+    co_volume_close(&v);
+    return r ? words("our check gives up: %s", err.msg) : NULL;
+}
+
+/* It finds what the other one finds; when it has repaired, there is nothing to find. Opening then is
+ * not repairing any more. */
+static const char *co_check_and_repair(const struct subject *s, struct findings *f)
+{
+    struct blk_check res;
+    const char *bad = co_own_check(s, 0, &res);
+    stats.checked++;
+    if (!bad && !f->dirty && (res.corruptions || res.leaks != f->leaks))
+        bad = words("our check finds %llu corruptions and %llu leaks, the other %llu leaks",
+                    (unsigned long long)res.corruptions, (unsigned long long)res.leaks,
+                    (unsigned long long)f->leaks);
+    if (!bad)
+        bad = co_own_check(s, BLK_FIX_LEAKS | BLK_FIX_ERRORS, &res);
+    if (!bad && (res.corruptions || res.leaks || res.check_errors))
+        bad = "our repair leaves something to repair";
+    if (!bad)
+        bad = check(s, f);
+    if (!bad && (f->leaks || f->dirty))
+        bad = words("repaired, the image has %llu leaks%s", (unsigned long long)f->leaks,
+                    f->dirty ? ", and is marked dirty" : "");
+    return bad;
+}
+
 static const char *co_look(const struct bench *b, uint64_t digest, const uint64_t **hashes)
 {
     const struct subject *s = b->s;
@@ -235,6 +277,10 @@ static const char *co_look(const struct bench *b, uint64_t digest, const uint64_
     if (bad)
         return bad;
     count_leaks(&before);
+    if (s->create && sampled(digest, sampling.check, 4))
+        bad = co_check_and_repair(s, &before);
+    if (bad)
+        return bad;
     bool qemu = s->create && !before.dirty && sampled(digest, sampling.qemu, 1);
     if (qemu)
         qemu_save();
@@ -415,8 +461,10 @@ static bool co_walk(const struct run *run, enum crash_kind kind, struct model *m
     return good && !judge.reported;
 }
 
+static uint8_t closed_content[MAX_VOLUME];
+
 /* The media as the run left them, closed. */
-static const char *co_closed(const struct run *run, const uint64_t **hashes)
+static const char *co_closed(const struct run *run)
 {
     const struct bench *b = run->bench;
     const struct subject *s = b->s;
@@ -433,25 +481,32 @@ static const char *co_closed(const struct run *run, const uint64_t **hashes)
     bad = co_open_and_read(b, &v);
     if (bad)
         return bad;
-    *hashes = hashes_of(s);
     co_volume_close(&v);
+    memcpy(closed_content, content, align_up(s->size, SECTOR));
     return NULL;
+}
+
+static bool check_closed(const struct run *run, const struct model *model)
+{
+    enum crash_kind kind = run->faulty ? POWER_CUT : VM_DEATH;
+    uint64_t sector;
+    char text[400];
+    memcpy(content, closed_content, align_up(run->bench->s->size, SECTOR));
+    if (model_allows(model, kind, hashes_of(run->bench->s), &sector))
+        return true;
+    stamp_tell(content + sector * SECTOR, sector * SECTOR, text, sizeof(text));
+    sim_fail("closed, and not what it was\n%s    read      %s\n", model_tell(model, kind, sector),
+             text);
+    return false;
 }
 
 bool co_verify_run(const struct run *run)
 {
     struct model model;
-    const uint64_t *hashes = NULL;
-    uint64_t sector;
-    const char *bad = co_closed(run, &hashes);
+    const char *bad = co_closed(run);
     if (bad)
         sim_fail("%s\n", bad);
-    bool good = !bad && co_walk(run, POWER_CUT, &model);
-    if (good && !model_allows(&model, run->faulty ? POWER_CUT : VM_DEATH, hashes, &sector)) {
-        sim_fail("closed, and not what it was\n%s    found     %016llx\n",
-                 model_tell(&model, VM_DEATH, sector), (unsigned long long)hashes[sector]);
-        good = false;
-    }
+    bool good = !bad && co_walk(run, POWER_CUT, &model) && check_closed(run, &model);
     if (good && run->bench->s->restart_safe)
         good = co_walk(run, VM_DEATH, &model);
     return good;

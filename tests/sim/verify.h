@@ -15,6 +15,7 @@ struct stats {
     uint64_t repaired;     /* had to be repaired when they were opened */
     uint64_t reused, qemu,
         nested;               /* written to again; looked at by qemu-img; crashes of reopening */
+    uint64_t checked;         /* given to the driver's own check, and repaired by it */
     uint64_t refused, faults; /* operations that failed; faults that were made */
 };
 void stats_add(struct stats *to, const struct stats *more);
@@ -30,7 +31,7 @@ struct run {
 };
 /* Which samples are taken of distinct states: one in so many; 0: none. */
 struct sampling {
-    unsigned reuse, qemu, nested;
+    unsigned reuse, qemu, nested, check;
 };
 extern struct sampling sampling;
 
