@@ -191,7 +191,7 @@ static int co_decide_writing(struct node *n, struct qcow2_image *img, struct err
     return r ? r : co_read_header(n, img, err);
 }
 
-static int co_open_for_writing(struct node *n, const struct qcow2_image *img, struct error *err)
+static int co_open_for_writing(struct node *n, struct qcow2_image *img, struct error *err)
 {
     struct qcow2 *s = n->state;
     if (s->external && s->data->node->read_only)
@@ -255,6 +255,7 @@ static int co_qcow2_open(struct node *n, const void *opts, struct error *err)
         return SR_ENOMEM;
     r = co_open_image(n, o, img, err);
     n->size = img->size;
+    sr_free(img->snapshot_l1);
     sr_free(img);
     if (r)
         close_all(s);

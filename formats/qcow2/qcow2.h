@@ -34,6 +34,9 @@ struct qcow2_image {
     uint64_t size, incompatible, compatible, autoclear;
     uint64_t l1_offset, snapshots_offset, reftable_offset, reftable_bytes;
     uint64_t snapshots_bytes;
+    struct qcow2_l1 {
+        uint64_t offset, bytes;
+    } * snapshot_l1; /* [nb_snapshots], whoever parsed frees it; NULL: not looked at */
     /* Directory; none when the image says that it is stale. */
     uint64_t bitmaps_offset, bitmaps_bytes;
     uint32_t l1_size, nb_snapshots, nb_bitmaps;
@@ -204,7 +207,7 @@ int co_qcow2_create(struct child *file, const void *opts, struct error *err);
 
 /* ---- the rest ---- */
 
-/* ... and measured. */
+/* ... and measured; where their L1 tables are is in img->snapshot_l1 (sr_free). */
 int co_qcow2_check_snapshots(struct child *file, struct qcow2_image *img, struct error *err);
 int co_qcow2_preadv(struct node *n, uint64_t off, struct iov v, unsigned flags);
 int co_qcow2_block_status(struct node *n, uint64_t off, uint64_t len, struct blk_status *st);

@@ -137,6 +137,9 @@ static int audit(struct qcow2 *s, const struct ref_slice *slice, uint64_t first,
         r = audit_range(&a, R->table_offset, align_up(R->entries * 8, cluster), "Refcount table");
     if (!r)
         r = audit_range(&a, s->w->snapshots_offset, s->w->snapshots_bytes, "Snapshot table");
+    for (uint32_t i = 0; !r && i < s->w->nb_snapshots; i++)
+        r = audit_range(&a, s->w->snapshot_l1[i].offset, s->w->snapshot_l1[i].bytes,
+                        "Snapshot's L1 table");
     if (!r)
         r = audit_entries(&a, R->table, R->entries, ~REFTABLE_BITS, "Refcount block");
     if (!r)

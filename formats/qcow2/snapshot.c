@@ -2,7 +2,8 @@
 /*
  * Internal snapshots: the table is walked once at open, so that a damaged one is refused with the
  * sentences that QEMU has for it. What the snapshots hold is not served: their L1 tables are other
- * views of the disk, and reading the active one needs nothing of them.
+ * views of the disk, and reading the active one needs nothing of them; writing must know where these
+ * tables lie.
  *
  *     snapshots_offset -> | entry, extra data, ID, name | pad to 8 | entry, ... |
  */
@@ -25,6 +26,10 @@ static int entry_length(const struct qcow2_image *img, uint32_t i, const struct 
 int co_qcow2_check_snapshots(struct child *file, struct qcow2_image *img, struct error *err)
 {
     uint64_t off = img->snapshots_offset, len = 0, start = off;
+    if (img->nb_snapshots &&
+        !(img->snapshot_l1 = sr_calloc(img->nb_snapshots, sizeof(struct qcow2_l1))))
+        return error_set(err, SR_ENOMEM, "Failed to read snapshot table: %s",
+                         sr_strerror(SR_ENOMEM));
     for (uint32_t i = 0; i < img->nb_snapshots; i++) {
         struct qcow2_snapshot h;
         off = align_up(off, 8);
@@ -37,6 +42,8 @@ int co_qcow2_check_snapshots(struct child *file, struct qcow2_image *img, struct
         r = entry_length(img, i, &h, &len, err);
         if (r)
             return r;
+        img->snapshot_l1[i] =
+            (struct qcow2_l1){be64_get(h.l1_table_offset), 8ull * be32_get(h.l1_size)};
         if (!range_ok(off, len, file->node->size))
             return error_set(err, SR_EINVAL,
                              "Failed to read snapshot table: it ends behind the file");

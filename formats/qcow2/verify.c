@@ -4,8 +4,9 @@
  * followed for writing, or changed, it is looked through once:
  *
  *   - its table is named by one L1 entry only, and lies on no other metadata;
- *   - what its entries name lies on no metadata: a guest could write there;
- *   - a cluster that is ours alone (COPIED) is counted once: else a snapshot would be written, too;
+ *   - its entries are such as can be, and what they name lies on no metadata: a guest could write there;
+ *   - a table or cluster that is ours alone (COPIED) is counted once: else a snapshot would be written,
+ *     too;
  *   - what is named is counted at all: else it would be given away.
  *
  * To find out fast whether a cluster is an L2 table or a refcount block, both are noted in a hash of
@@ -53,13 +54,22 @@ static bool within(const struct qcow2 *s, uint64_t host, uint64_t off, uint64_t 
     return host - (off & ~s->cluster_mask) < align_up(len, s->cluster_mask + 1);
 }
 
+static bool in_snapshot_l1(const struct qcow2 *s, uint64_t host)
+{
+    const struct writer *w = s->w;
+    for (uint32_t i = 0; i < w->nb_snapshots; i++)
+        if (within(s, host, w->snapshot_l1[i].offset, w->snapshot_l1[i].bytes))
+            return true;
+    return false;
+}
+
 /* `host`: of a whole cluster. */
 static bool in_fixed_metadata(const struct qcow2 *s, uint64_t host)
 {
     const struct writer *w = s->w;
     return !host || within(s, host, w->l1_offset, s->l1_entries * 8) ||
            within(s, host, w->refs.table_offset, w->refs.entries * 8) ||
-           (w->snapshots_bytes && within(s, host, w->snapshots_offset, w->snapshots_bytes));
+           within(s, host, w->snapshots_offset, w->snapshots_bytes) || in_snapshot_l1(s, host);
 }
 
 static bool is_refblock(const struct qcow2 *s, uint64_t host)
@@ -96,6 +106,35 @@ int verify_block(struct qcow2 *s, uint64_t host)
     if (times_in(R->table, R->entries, ~0x1ffull, host) > 1)
         return qcow2_corruption(s, host, "Refcount block is named twice");
     return 0;
+}
+
+int check_entry(struct qcow2 *s, const be64 *at, uint64_t off)
+{
+    uint64_t entry = be64_get(*at), host = entry & QCOW2_OFFSET_MASK;
+    uint64_t bitmap = s->extended ? be64_get(at[1]) : 0;
+    if (entry & QCOW2_L2_COMPRESSED)
+        return 0;
+    if ((entry & QCOW2_L2_RESERVED) || (host & s->cluster_mask) || host >= s->data->node->size)
+        return qcow2_corruption(s, host, "L2 entry 0x%llx for guest offset 0x%llx",
+                                (unsigned long long)entry, (unsigned long long)off);
+    if ((entry & QCOW2_L2_ZERO) && (s->extended || s->version < 3))
+        return qcow2_corruption(s, host, "Zero flag where there is none");
+    if (bitmap & bitmap >> 32 & QCOW2_ALL_DATA)
+        return qcow2_corruption(s, host, "Subcluster both allocated and zero");
+    if ((bitmap & QCOW2_ALL_DATA) && !host && !(s->external && (entry & QCOW2_COPIED)))
+        return qcow2_corruption(s, host, "Subclusters without a cluster");
+    if (s->external && (host || (entry & QCOW2_COPIED)) && host != (off & ~s->cluster_mask))
+        return qcow2_corruption(s, host, "Not at its guest offset in the data file");
+    return 0;
+}
+
+static int check_entries(struct qcow2 *s, const struct l2_slice *slice)
+{
+    int r = 0;
+    for (uint64_t i = 0; i <= s->index_mask && !r; i++)
+        r = check_entry(s, &slice->entries[i << s->extended],
+                        (slice->key << s->slice_shift) + (i << s->cluster_bits));
+    return r;
 }
 
 /* Clusters that an entry names: the first, and how many. */
@@ -148,7 +187,7 @@ static int co_check_refs(struct qcow2 *s, uint64_t key)
     uint64_t table = be64_get(s->l1[(key << s->slice_shift) >> s->l2_shift]) & QCOW2_OFFSET_MASK;
     unsigned loads = 0;
     int r = co_check_ref(s, table >> s->cluster_bits, true, &loads);
-    for (uint64_t i = 0; i <= s->index_mask && !r; i++) {
+    for (uint64_t i = 0; !s->external && i <= s->index_mask && !r; i++) {
         const struct l2_slice *slice = l2_lookup(&s->l2, key);
         if (!slice)
             return SR_EAGAIN;
@@ -172,11 +211,13 @@ int co_verify(struct qcow2 *s, struct l2_slice *slice)
     struct writer *w = s->w;
     uint64_t key = slice->key;
     int r = check_table(s, key);
-    if (!r && !s->external) {
+    if (!r)
+        r = check_entries(s, slice);
+    if (!r && !s->external)
         r = check_places(s, slice);
+    if (!r) {
         co_mutex_lock(&w->alloc);
-        if (!r)
-            r = co_check_refs(s, key);
+        r = co_check_refs(s, key);
         co_mutex_unlock(&w->alloc);
     }
     if (!r && key < w->nverified)
@@ -193,16 +234,27 @@ static void note_all(struct qcow2 *s, const be64 *table, uint64_t n, uint64_t ma
             verify_note(s, be64_get(table[i]) & mask);
 }
 
+static bool overlap(uint64_t a, uint64_t alen, uint64_t b, uint64_t blen)
+{
+    return alen && blen && (a < b ? b - a < alen : a - b < blen);
+}
+
+/* [off, off + len), of whole clusters, lies on what is written while the image is open. */
+static bool on_own_tables(const struct qcow2 *s, uint64_t off, uint64_t len)
+{
+    const struct writer *w = s->w;
+    return overlap(off, len, 0, 1) || overlap(off, len, w->l1_offset, s->l1_entries * 8) ||
+           overlap(off, len, w->refs.table_offset, w->refs.entries * 8);
+}
+
 /* The header's own tables: L1 and refcounts were compared when it was parsed. */
 static bool snapshots_overlap(const struct qcow2 *s)
 {
     const struct writer *w = s->w;
-    uint64_t at = w->snapshots_offset, end = at + w->snapshots_bytes;
-    for (; at < end; at += s->cluster_mask + 1)
-        if (!at || within(s, at, w->l1_offset, s->l1_entries * 8) ||
-            within(s, at, w->refs.table_offset, w->refs.entries * 8))
-            return true;
-    return false;
+    bool found = on_own_tables(s, w->snapshots_offset, w->snapshots_bytes);
+    for (uint32_t i = 0; i < w->nb_snapshots; i++)
+        found |= on_own_tables(s, w->snapshot_l1[i].offset, w->snapshot_l1[i].bytes);
+    return found;
 }
 
 int verify_open(struct qcow2 *s, struct error *err)
@@ -210,7 +262,7 @@ int verify_open(struct qcow2 *s, struct error *err)
     struct writer *w = s->w;
     if (snapshots_overlap(s))
         return error_set(err, SR_EACCES,
-                         "qcow2: Snapshot table overlaps other metadata; image cannot be opened "
+                         "qcow2: Snapshots overlap other metadata; image cannot be opened "
                          "read/write");
     uint64_t bits = MAX((s->l1_entries + w->refs.entries) * 8, 4096u);
     uint64_t slices = s->l1_entries << (s->l2_shift - s->slice_shift);

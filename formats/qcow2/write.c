@@ -44,23 +44,6 @@ static inline uint64_t cluster_size(const struct qcow2 *s)
 
 /* ---- what is there ---- */
 
-static int check_entry(struct qcow2 *s, uint64_t entry, uint64_t bitmap, uint64_t off)
-{
-    uint64_t host = entry & QCOW2_OFFSET_MASK;
-    if (entry & QCOW2_L2_COMPRESSED)
-        return 0;
-    if ((entry & QCOW2_L2_RESERVED) || (host & s->cluster_mask) || host >= s->data->node->size)
-        return qcow2_corruption(s, host, "L2 entry 0x%llx for guest offset 0x%llx",
-                                (unsigned long long)entry, (unsigned long long)off);
-    if ((entry & QCOW2_L2_ZERO) && (s->extended || s->version < 3))
-        return qcow2_corruption(s, host, "Zero flag where there is none");
-    if (bitmap & bitmap >> 32 & QCOW2_ALL_DATA)
-        return qcow2_corruption(s, host, "Subcluster both allocated and zero");
-    if (s->external && (host || (entry & QCOW2_COPIED)) && host != (off & ~s->cluster_mask))
-        return qcow2_corruption(s, host, "Not at its guest offset in the data file");
-    return 0;
-}
-
 /* Bits of the subclusters that [in, in + len) touches. */
 static uint64_t touched(const struct qcow2 *s, uint64_t in, uint64_t len)
 {
@@ -96,7 +79,7 @@ static int find_target(struct qcow2 *s, const struct l2_slice *slice, uint64_t o
         const be64 *at = &slice->entries[(i + k) << s->extended];
         uint64_t entry = be64_get(*at), bitmap = s->extended ? be64_get(at[1]) : 0;
         uint64_t part = MIN(len, cluster_size(s) - in), host = entry & QCOW2_OFFSET_MASK;
-        int r = check_entry(s, entry, bitmap, t->start + (k << s->cluster_bits));
+        int r = check_entry(s, at, t->start + (k << s->cluster_bits));
         if (r)
             return r;
         enum kind kind = kind_of(s, entry, bitmap, in, part);
@@ -424,9 +407,12 @@ static int co_store_squeezed(struct qcow2 *s, struct iov v, uint64_t *host, size
 
 static int co_write_compressed_op(struct qcow2 *s, uint64_t off, struct iov v)
 {
+    struct l2_slice *slice;
     uint64_t host;
     size_t len;
-    int r, room = 0;
+    int r = co_slice(s, off, &slice), room = 0; /* looked through, before space is taken */
+    if (r)
+        return r;
     do {
         r = co_store_squeezed(s, v, &host, &len);
         if (r == SR_ENOSPC)

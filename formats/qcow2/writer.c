@@ -22,7 +22,7 @@ static int take_l1_map(struct qcow2 *s)
     return w->l1_dirty ? 0 : SR_ENOMEM;
 }
 
-static void set_up(struct qcow2 *s, const struct qcow2_image *img)
+static void set_up(struct qcow2 *s, struct qcow2_image *img)
 {
     struct writer *w = s->w;
     w->lazy = s->compatible & QCOW2_COMPAT_LAZY_REFCOUNTS;
@@ -31,6 +31,9 @@ static void set_up(struct qcow2 *s, const struct qcow2_image *img)
     w->l1_offset = img->l1_offset;
     w->snapshots_offset = img->snapshots_offset;
     w->snapshots_bytes = img->snapshots_bytes;
+    w->snapshot_l1 = img->snapshot_l1;
+    w->nb_snapshots = img->nb_snapshots;
+    img->snapshot_l1 = NULL;
     w->pending = w->lists[0];
     w->ready = w->lists[1];
     co_mutex_init(&w->alloc);
@@ -45,7 +48,7 @@ static void set_up(struct qcow2 *s, const struct qcow2_image *img)
         w->trails[i].guest = UINT64_MAX;
 }
 
-int co_writer_open(struct qcow2 *s, const struct qcow2_image *img, struct error *err)
+int co_writer_open(struct qcow2 *s, struct qcow2_image *img, struct error *err)
 {
     s->w = sr_calloc(1, sizeof(*s->w));
     if (!s->w)
@@ -150,5 +153,6 @@ void writer_free(struct qcow2 *s)
     refcounts_close(s);
     copy_close(s);
     sr_free(s->w->l1_dirty);
+    sr_free(s->w->snapshot_l1);
     sr_free(s->w);
 }

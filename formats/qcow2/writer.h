@@ -144,6 +144,8 @@ int qcow2_corruption(struct qcow2 *s, uint64_t off, const char *fmt, ...) PRINTF
 
 /* ---- verify.c ---- */
 
+/* Can the L2 entry of guest offset `off` be? */
+int check_entry(struct qcow2 *s, const be64 *at, uint64_t off);
 bool verified(const struct qcow2 *s, uint64_t key);
 /* Looks through a slice that was not. It may be another when this returns 0. */
 int co_verify(struct qcow2 *s, struct l2_slice *slice);
@@ -156,7 +158,7 @@ void verify_close(struct qcow2 *s);
 
 /* ---- writer.c ---- */
 
-int co_writer_open(struct qcow2 *s, const struct qcow2_image *img, struct error *err);
+int co_writer_open(struct qcow2 *s, struct qcow2_image *img, struct error *err);
 /* Orderly: what is pending is freed, refcounts are written, the bits cleared. */
 void co_writer_close(struct qcow2 *s);
 void writer_free(struct qcow2 *s);
@@ -191,6 +193,8 @@ struct writer {
     struct co_queue commit_wait;
     uint64_t *l1_dirty; /* bitmap of sectors of the L1 table */
     uint64_t l1_sectors, l1_offset, snapshots_offset, snapshots_bytes;
+    struct qcow2_l1 *snapshot_l1;
+    uint32_t nb_snapshots;
     struct co_mutex tables; /* one L2 table is made at a time */
     struct list allocs;     /* struct alloc_op */
 
