@@ -53,6 +53,8 @@ void l1_set(struct qcow2 *s, uint64_t index, uint64_t entry)
 static int co_write_l1_sector(struct qcow2 *s, uint64_t sector)
 {
     uint64_t at = sector * L1_SECTOR, len = MIN(s->l1_entries * 8 - at, L1_SECTOR);
+    if (s->corrupt) /* since this commit began */
+        return SR_EIO;
     return co_blk_pwrite(s->node->file, s->w->l1_offset + at, (char *)s->l1 + at, (size_t)len, 0);
 }
 
@@ -77,6 +79,8 @@ static int co_write_slice(struct qcow2 *s, struct l2_slice *slice)
     uint64_t off = slice->key << s->slice_shift, in = off & ((1ull << s->l2_shift) - 1);
     uint64_t table = be64_get(s->l1[off >> s->l2_shift]) & QCOW2_OFFSET_MASK;
     uint64_t host = table + (in >> s->slice_shift) * s->l2.slice_size;
+    if (s->corrupt)
+        return SR_EIO;
     return co_blk_pwrite(s->node->file, host, slice->entries, s->l2.slice_size, 0);
 }
 

@@ -169,7 +169,7 @@ static int slice_host(struct qcow2 *s, uint64_t first, uint64_t *host)
 static int co_slice_write(struct qcow2 *s, struct ref_slice *r)
 {
     uint64_t host;
-    int e = slice_host(s, r->first, &host);
+    int e = s->corrupt ? SR_EIO : slice_host(s, r->first, &host);
     if (e)
         return e;
     r->writing = true;

@@ -112,6 +112,8 @@ int check_entry(struct qcow2 *s, const be64 *at, uint64_t off)
 {
     uint64_t entry = be64_get(*at), host = entry & QCOW2_OFFSET_MASK;
     uint64_t bitmap = s->extended ? be64_get(at[1]) : 0;
+    if ((entry & QCOW2_L2_COMPRESSED) && s->external)
+        return qcow2_corruption(s, off, "Compressed cluster with an external data file");
     if (entry & QCOW2_L2_COMPRESSED)
         return 0;
     if ((entry & QCOW2_L2_RESERVED) || (host & s->cluster_mask) || host >= s->data->node->size)

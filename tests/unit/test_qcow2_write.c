@@ -104,6 +104,8 @@ static void run_cases(co_fn *fn, const struct qcase *c, unsigned n)
     for (unsigned k = 0; k < n * times; k++) {
         struct qcase mine = c[k % n];
         test_random_seed(k + 1);
+        if (k >= n)
+            print_message("%u: %s\n", k, mine.create);
         test_co_run(fn, &mine);
     }
 }

@@ -264,6 +264,7 @@ static void co_make_good(struct good *g, const struct qcase *c)
     assert_int_equal(co_qop(&g->w, (struct qop){.kind = Q_WRITE, .len = full}), 0);
     co_qimage_close(&g->w);
     co_qimage_verify(&g->w);
+    g->w.h = image_header(memdisk_of(g->w.m)->data);
     g->file = malloc(g->w.m->size);
     memcpy(g->file, memdisk_of(g->w.m)->data, g->w.m->size);
 }
@@ -374,10 +375,262 @@ static void test_damages(void **state)
     test_co_run(co_damages, NULL);
 }
 
+/* ---- other kinds of image ---- */
+
+struct other {
+    struct qcase c;
+    void (*make)(uint8_t *f, const struct image_header *h);
+};
+
+static void set_entry(uint8_t *f, unsigned guest, unsigned word, uint64_t value)
+{
+    struct image_header h = image_header(f);
+    put_be(f + image_entry(f, (uint64_t)guest << h.cluster_bits) + 8 * word, 8, value);
+}
+
+#define EXTENDED "cluster-size=16k,extended-l2=on"
+#define OTHER(create, sz, data)                                       \
+    {                                                                 \
+        create, sz, "size=2M", "", .data_file = (data), .requests = 0 \
+    }
+DAMAGE(both_data_and_zero, set_entry(f, 0, 1, 3ull << 32 | 1))
+DAMAGE(no_cluster, set_entry(f, 0, 0, 0))
+DAMAGE(zero_flag, set_entry(f, 0, 0, get_be(f + image_entry(f, 0), 8) | 1))
+DAMAGE(zero_flag_alone, set_entry(f, 0, 0, 1))
+DAMAGE(elsewhere, set_entry(f, 0, 0, COPIED | 0x4000))
+DAMAGE(compressed, set_entry(f, 0, 0, 1ull << 62 | 0x8000))
+static const struct other others[] = {
+    {OTHER(EXTENDED, 320000, false), both_data_and_zero},
+    {OTHER(EXTENDED, 320000, false), no_cluster},
+    {OTHER(EXTENDED, 320000, false), zero_flag},
+    {OTHER("cluster-size=512,version=v2", 320000, false), zero_flag},
+    {OTHER("cluster-size=512,version=v2", 320000, false), zero_flag_alone},
+    {OTHER("cluster-size=512,version=v2", 320000, false), data_not_counted},
+    {OTHER("cluster-size=4096", 320000, true), elsewhere},
+    {OTHER("cluster-size=4096,data-file-raw=on", 320000, true), elsewhere},
+    {OTHER("cluster-size=4096", 320000, true), compressed},
+    {OTHER("cluster-size=16k,extended-l2=on", 320000, true), both_data_and_zero},
+    {OTHER("cluster-size=4096,lazy-refcounts=on", 320000, false), data_on_own_l2},
+};
+
+static void co_other(const struct other *o, enum qkind kind)
+{
+    struct qimage w;
+    uint8_t buf[512] = {7};
+    co_qimage_make(&w, &o->c);
+    co_qimage_open(&w);
+    assert_int_equal(co_qop(&w, (struct qop){.kind = Q_WRITE, .len = w.size / 2}), 0);
+    co_qimage_close(&w);
+    uint8_t *before = malloc(w.m->size), *f = memdisk_of(w.m)->data;
+    o->make(f, &w.h);
+    memcpy(before, f, w.m->size);
+    co_qimage_open(&w);
+    uint64_t at = w.h.cluster_bits == 9 ? 10 * 512 : 0;
+    int r = kind == Q_ZERO      ? co_blk_pwrite_zeroes(w.t.c, 0, 2 * 16384, 0)
+            : kind == Q_DISCARD ? co_blk_pdiscard(w.t.c, 0, 2 * 16384)
+                                : co_blk_pwrite(w.t.c, at, buf, 512, 0);
+    if (r != SR_EIO)
+        fail_msg("%s: request %d: %s", o->c.create, kind, sr_strerror(r));
+    co_expect_event(o->c.create);
+    assert_int_equal(co_blk_pwrite(w.t.c, w.size - 512, buf, 512, 0), SR_EIO);
+    (void)co_blk_flush(w.t.c);
+    co_qimage_close(&w);
+    expect_only_bit(&w, before, o->c.create);
+    free(before);
+    co_qimage_free(&w);
+}
+
+static void co_others(void *arg)
+{
+    static const enum qkind kinds[] = {Q_WRITE, Q_ZERO, Q_DISCARD};
+    (void)arg;
+    co_monitor_open();
+    for (unsigned k = 0; k < 3 * ARRAY_LEN(others); k++)
+        if (!others[k / 3].c.data_file || !strstr(others[k / 3].c.create, "raw") || k % 3 == 0)
+            co_other(&others[k / 3], kinds[k % 3]);
+    co_monitor_close();
+}
+
+static void test_others(void **state)
+{
+    (void)state;
+    test_co_run(co_others, NULL);
+}
+
+/* ---- in the midst of other work ---- */
+
+struct doing {
+    struct co_start start;
+    struct qimage *w;
+    struct qop op;
+    bool done;
+    int result;
+};
+
+static void co_doing(void *arg)
+{
+    struct doing *d = arg;
+    d->result = d->op.kind == Q_FLUSH ? co_blk_flush(d->w->t.c) : co_try(d->w, d->op);
+    d->done = true;
+}
+
+static void begin(struct doing *d, struct qimage *w, struct qop op)
+{
+    *d = (struct doing){.w = w, .op = op};
+    co_start(&d->start, co_doing, d);
+}
+
+static void co_until_parked(const struct memdisk *m, unsigned n)
+{
+    for (unsigned k = 0; k < 1000 && m->nparked < n; k++)
+        co_reschedule();
+    assert_int_equal(m->nparked, n);
+}
+
+static void co_until_done(const struct doing *d)
+{
+    for (unsigned k = 0; k < 10000 && !d->done; k++)
+        co_reschedule();
+    assert_true(d->done);
+}
+
+/* A commit waits for its first flush when the damage is seen; its entries stay in memory. */
+static void co_during_commit(struct good *g, const char *create)
+{
+    struct doing flush, bad;
+    struct qimage *w = &g->w;
+    struct memdisk *m = memdisk_of(w->m);
+    uint8_t *before = malloc(w->m->size);
+    memcpy(m->data, g->file, w->m->size);
+    data_shared(m->data, &w->h);
+    co_qimage_open(w);
+    assert_int_equal(co_try(w, (struct qop){Q_WRITE, FULL + 20, 3, 0}), 0);
+    memdisk_hold(m, MEM_FLUSH);
+    begin(&flush, w, (struct qop){.kind = Q_FLUSH});
+    co_until_parked(m, 1);
+    begin(&bad, w, (struct qop)WRITE(10));
+    co_until_done(&bad);
+    assert_int_equal(bad.result, SR_EIO);
+    co_expect_event(create);
+    memcpy(before, m->data, w->m->size); /* with the bit, or without it still */
+    memdisk_release(m);
+    co_until_done(&flush);
+    assert_int_equal(flush.result, SR_EIO);
+    co_qimage_close(w);
+    expect_only_bit(w, before, create);
+    free(before);
+}
+
+/* The bit of lazy refcounts is on its way when the damage is seen: both bits are set at the end. */
+static void co_during_dirty_bit(struct good *g)
+{
+    struct doing flush, bad;
+    struct qimage *w = &g->w;
+    struct memdisk *m = memdisk_of(w->m);
+    memcpy(m->data, g->file, w->m->size);
+    data_shared(m->data, &w->h);
+    co_qimage_open(w);
+    assert_int_equal(co_try(w, (struct qop){Q_WRITE, FULL + 20, 3, 0}), 0);
+    memdisk_hold(m, MEM_WRITE);
+    begin(&flush, w, (struct qop){.kind = Q_FLUSH});
+    co_until_parked(m, 1);
+    begin(&bad, w, (struct qop)WRITE(10));
+    for (unsigned k = 0; k < 100; k++)
+        co_reschedule();
+    memdisk_release(m);
+    co_until_done(&flush);
+    co_until_done(&bad);
+    assert_int_equal(bad.result, SR_EIO);
+    co_expect_event("dirty bit");
+    co_qimage_close(w);
+    assert_int_equal(m->data[79], 3);
+}
+
+static void co_midst(void *arg)
+{
+    static const struct qcase lazy = {"cluster-size=512,lazy-refcounts=on", ALL * 512, "size=320k",
+                                      "", .requests = 0};
+    struct good g;
+    (void)arg;
+    co_monitor_open();
+    co_make_good(&g, &plain);
+    co_during_commit(&g, plain.create);
+    good_free(&g);
+    co_make_good(&g, &lazy);
+    co_during_commit(&g, lazy.create);
+    co_during_dirty_bit(&g);
+    good_free(&g);
+    co_monitor_close();
+}
+
+static void test_midst(void **state)
+{
+    (void)state;
+    test_co_run(co_midst, NULL);
+}
+
+/* ---- the bit cannot be written ---- */
+
+static void co_no_bit(void *arg)
+{
+    struct good g;
+    (void)arg;
+    co_make_good(&g, &plain);
+    co_monitor_open();
+    memdisk_of(g.w.m)->refuse = true;
+    data_not_counted(memdisk_of(g.w.m)->data, &g.w.h);
+    memcpy(g.file, memdisk_of(g.w.m)->data, g.w.m->size);
+    co_qimage_open(&g.w);
+    fault_arm(FAULT_WRITE, 1, true);
+    assert_int_equal(co_try(&g.w, (struct qop)WRITE(10)), SR_EIO);
+    co_expect_event("no bit");
+    co_try_all(&g.w, "no bit");
+    fault_arm(FAULT_WRITE, 0, false);
+    co_try_all(&g.w, "no bit, later");
+    co_qimage_close(&g.w);
+    assert_memory_equal(memdisk_of(g.w.m)->data, g.file, g.w.m->size);
+    co_monitor_close();
+    good_free(&g);
+}
+
+static void test_no_bit(void **state)
+{
+    (void)state;
+    test_co_run(co_no_bit, NULL);
+}
+
+/* ---- not opened for writing ---- */
+
+static void co_refused(void *arg)
+{
+    struct good g;
+    (void)arg;
+    co_make_good(&g, &plain);
+    uint8_t *f = memdisk_of(g.w.m)->data, *entry = f + g.w.h.snapshots_at;
+    uint64_t l1 = get_be(entry, 8), at[] = {0, g.w.h.l1, g.w.h.reftable};
+    for (unsigned k = 0; k < ARRAY_LEN(at); k++) {
+        put_be(entry, 8, at[k]);
+        assert_non_null(strstr(test_open_error("driver=qcow2,node-name=q,file=m"),
+                               "qcow2: Snapshots overlap other metadata"));
+        co_node_drop(test_open("driver=qcow2,node-name=q,file=m,read-only=on"));
+    }
+    put_be(entry, 8, l1);
+    co_node_drop(test_open("driver=qcow2,node-name=q,file=m"));
+    good_free(&g);
+}
+
+static void test_refused(void **state)
+{
+    (void)state;
+    test_co_run(co_refused, NULL);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_damages),
+        cmocka_unit_test(test_damages), cmocka_unit_test(test_others),
+        cmocka_unit_test(test_midst),   cmocka_unit_test(test_no_bit),
+        cmocka_unit_test(test_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
