@@ -1,7 +1,12 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Disks and a CD-ROM on q35's own AHCI controller, beside virtio disks."""
+"""Disks and a CD-ROM on q35's own AHCI controller, beside virtio disks.
+
+QEMU's IDE bus takes no device while the machine runs (device_add: "does not support hotplugging"), so hot plug is shown on
+the model of a controller, tests/unit/test_ahci_faults.c; media can be changed here.
+"""
 import os
 import random
+import re
 import time
 
 import pytest
@@ -80,6 +85,43 @@ def test_found_by(files, how):
     node = f'--blockdev driver=ahci,node-name=n,{how} ' + lib.SERVER
     with VM(node + '--export type=nbd,id=e,node-name=n,name=n', extra=ide(1, files[0])) as vm:
         assert bytes(vm.connect('n').pread(4096, 0)) == open(files[0], 'rb').read(4096)
+
+
+def test_two_controllers(files):
+    more = ['-device', 'ahci,id=second,addr=9', '-blockdev', f'driver=file,filename={files[1]},node-name=f9', '-device',
+            'ide-hd,drive=f9,bus=second.3,serial=z9']
+    node = '--blockdev driver=ahci,node-name=n,pci=00:09.0,port=3 ' + lib.SERVER
+    with VM(node + '--export type=nbd,id=e,node-name=n,name=n,writable=on', extra=ide(3, files[0]) + more) as vm:
+        assert 'disk 0: ahci pci 00:09.0 port 3 serial z9' in vm.console()
+        assert churn(vm.connect('n'), files[1], .5) > 50
+        vm.quit()
+
+
+def test_qcow2_on_a_sata_disk(files, tmp):
+    run('qemu-img', 'convert', '-f', 'raw', '-O', 'qcow2', files[0], f'{tmp}/q')
+    os.truncate(f'{tmp}/q', 48 << 20)
+    w = '--blockdev driver=ahci,node-name=d,port=0 --blockdev driver=qcow2,node-name=n,file=d ' + lib.SERVER
+    with VM(w + '--export type=nbd,id=e,node-name=n,name=n,writable=on', extra=ide(0, f'{tmp}/q')) as vm:
+        run('qemu-img', 'compare', '-U', '-f', 'raw', '-F', 'raw', files[0], vm.uri('n'))
+        vm.connect('n').pwrite(b'7' * 65536, 1 << 20)
+        vm.quit()
+    out = run('qemu-io', '-f', 'qcow2', '-c', 'read -P 55 1M 64k', f'{tmp}/q').stdout
+    assert 'Pattern verification failed' not in out, out
+
+
+def boot_ms(files, machine):
+    """From the first line to the ready line, by the guest's clock."""
+    w = '--blockdev driver=virtio-blk,node-name=v,serial=d0 ' + lib.SERVER + '--export type=nbd,id=e,node-name=v,name=v'
+    with VM(w, files[:1], machine=machine) as vm:
+        times = [float(t) for t in re.findall(r'^\[([0-9.]+)\]', vm.console(), re.M)]
+        assert ('ahci: ' in vm.console()) == (machine == 'q35')
+        return (times[-1] - times[0]) * 1e3
+
+
+def test_six_empty_ports_cost_nothing(files):
+    empty = min(boot_ms(files, 'q35') for _ in range(5))
+    without = min(boot_ms(files, 'q35,sata=off') for _ in range(5))
+    assert empty - without < 10, f'{empty} ms with, {without} ms without'
 
 
 @pytest.mark.parametrize('how,why', [('port=2', "No ahci disk with port 2"), ('serial=s1,index=0', 'Exactly one of'),

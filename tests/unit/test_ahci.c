@@ -156,7 +156,7 @@ static void co_interrupts(void *arg)
         sata_start_many(10, false);
         co_sata_end_many(10);
     }
-    assert_true(hba.messages > 0);
+    assert_true(hba.messages >= 20); /* each sleep was ended by one */
     co_sata_shut();
 }
 

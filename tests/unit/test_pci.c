@@ -289,6 +289,28 @@ static void test_msix(void **state)
     assert_int_equal(pci_msix_enable(seen[0]), SR_EINVAL);
 }
 
+static void test_msi(void **state)
+{
+    (void)state;
+    struct fn *f = add(0, 1, false);
+    f->cfg[PCI_STATUS] = STATUS_CAPABILITIES;
+    f->cfg[PCI_CAPABILITIES] = 0x40;
+    run();
+    struct irq irq = {.vector = 0x35};
+    assert_int_equal(pci_msi_set(seen[0], &irq), SR_ENOTSUP);
+    f->cfg[0x40] = CAP_MSI;
+    set(f, 0x42, 2, 0x20); /* 32-bit addresses; was to have four messages */
+    assert_int_equal(pci_msi_set(seen[0], &irq), 0);
+    assert_int_equal(get(f, 0x42, 2), MSI_ENABLE);
+    assert_int_equal(get(f, 0x44, 4), 0xfee00000);
+    assert_int_equal(get(f, 0x48, 2), 0x35);
+    set(f, 0x42, 2, MSI_64);
+    set(f, 0x48, 4, 0xffffffff);
+    assert_int_equal(pci_msi_set(seen[0], &irq), 0);
+    assert_int_equal(get(f, 0x48, 4), 0);
+    assert_int_equal(get(f, 0x4c, 2), 0x35);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -299,6 +321,7 @@ int main(void)
         cmocka_unit_test_setup(test_bridges_that_lie, reset),
         cmocka_unit_test_setup(test_capabilities, reset),
         cmocka_unit_test_setup(test_msix, reset),
+        cmocka_unit_test_setup(test_msi, reset),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
