@@ -235,21 +235,16 @@ static void co_close(void)
     origin_leave(in.origin);
     co_origin_close(in.origin);
     blk_free(in.origin);
-    in.origin = NULL;
     n->monitor_owned = false;
     co_node_unref(n);
     if (!list_empty(node_list()))
         panic("nodes are left");
 }
 
-/* What lies where a table lies may become anything, also something that is refused. */
-static bool co_open_again(void)
+static void co_open_again(bool read_only)
 {
-    if (co_open(true))
-        return true;
-    if (!in.before.overlaps)
+    if (!co_open(read_only))
         panic("it was open before");
-    return false;
 }
 
 /* ---- what is known ---- */
@@ -299,14 +294,13 @@ static void compare(uint64_t off, size_t len, const uint8_t *got, int r, const u
 /* What is new goes to clusters that nothing points at. */
 static bool sane(void)
 {
-    return !in.before.dangling && !in.before.bad && !in.before.overlaps;
+    return !in.before.dangling && !in.before.bad;
 }
 
 /* At the end, of an instance that has not seen the requests. */
 static void co_verify(void)
 {
-    if (!co_open_again())
-        return;
+    co_open_again(true);
     uint8_t *buf = malloc(unit());
     for (uint64_t n = 0, off; (off = n * unit()) < in.disk; n++) {
         size_t len = (size_t)MIN(unit(), in.disk - off);
@@ -318,14 +312,14 @@ static void co_verify(void)
     co_close();
 }
 
-/* A repair puts entries right that made no sense. */
+/* A repair puts entries right that made no sense, and the snapshot table elsewhere. */
 static void check_snapshots(void)
 {
-    bool repaired = was_dirty();
+    unsigned repaired = was_dirty() ? ROLE_L1 | ROLE_L2 | ROLE_SNAPSHOTS : 0;
     for (uint64_t c = 0; in.before.usable && c < in.before.clusters; c++) {
         const struct spot *s = &in.before.spot[c];
         uint64_t at = c * unit(), len = MIN(unit(), in.before.len - at);
-        if (s->trusted && s->snapshot && !(repaired && (s->roles & (ROLE_L1 | ROLE_L2))) &&
+        if (s->trusted && s->snapshot && !(s->roles & repaired) &&
             memcmp(in.pristine + at, in.image.file + at, len))
             panic("cluster %llu of a snapshot has changed", (unsigned long long)c);
     }
@@ -488,8 +482,8 @@ static bool co_reopen(void)
     uint64_t disk = in.disk;
     co_wait_all();
     co_close();
-    if (!co_open(false) && !co_open_again())
-        return false;
+    if (!co_open(false))
+        co_open_again(true);
     if (in.disk != disk)
         panic("another size");
     return !in.origin->root->node->read_only;
@@ -535,8 +529,7 @@ static void co_one(void *arg)
     } else if (in.disk && in.before.usable) {
         co_learn();
         co_script();
-        if (in.origin)
-            co_close();
+        co_close();
         audit(&in.after, in.image.file, in.size);
         co_verify();
         check_snapshots();

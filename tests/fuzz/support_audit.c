@@ -250,7 +250,6 @@ static void sum_up(struct audit *a)
         struct spot *s = &a->spot[c];
         s->stored = stored(a, c);
         a->errors += s->refs > s->stored || (s->roles & (s->roles - 1u));
-        a->overlaps += !!(s->roles & (s->roles - 1u));
         a->leaks += s->stored > s->refs;
         a->dangling += s->refs && !s->stored;
     }

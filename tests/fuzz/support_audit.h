@@ -49,7 +49,6 @@ struct audit {
     uint64_t bad;      /* entries that point outside of the file, or at no cluster */
     uint64_t errors;   /* clusters whose refcount is too low, overlaps, flags that lie */
     uint64_t leaks;    /* clusters whose refcount is too high */
-    uint64_t overlaps; /* clusters that are used for two things */
     uint64_t dangling; /* references to clusters that count as free */
     struct spot spot[AUDIT_CLUSTERS];
 };
