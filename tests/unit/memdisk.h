@@ -36,6 +36,9 @@ struct memdisk {
     uint64_t largest; /* request */
     unsigned flags_seen;
     uint64_t last_off, last_len;
+    unsigned last_segs; /* of the last read or write, and where its first one was */
+    const void *last_base;
+    uint64_t changes, flushed; /* that were completed; of them, how many are stable */
     unsigned inflight, most_inflight;
     /* While set, requests of that kind park here before they act. */
     bool hold[MEM_OPS];

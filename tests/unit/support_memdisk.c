@@ -129,6 +129,7 @@ static void check_range(const struct node *n, uint64_t off, uint64_t len, uint64
 static void check_iov(const struct node *n, uint64_t off, struct iov v)
 {
     const struct blk_limits *l = &n->limits;
+    struct memdisk *m = n->state;
     void *p;
     size_t len;
     unsigned count = 0;
@@ -136,11 +137,13 @@ static void check_iov(const struct node *n, uint64_t off, struct iov v)
     check_range(n, off, v.len, l->request_alignment);
     ASSERT(v.len <= l->max_transfer && v.len <= BLK_MAX_PIECE);
     while (iov_next(&v, &p, &len)) {
+        m->last_base = count ? m->last_base : p;
         ASSERT(!odd && len && (uintptr_t)p % l->mem_align == 0);
         odd = len % l->mem_align; /* only the last one's length may be */
         count++;
     }
     ASSERT(!l->max_sg || count <= l->max_sg);
+    m->last_segs = count;
 }
 
 /* ---- acting ---- */
@@ -172,6 +175,7 @@ static int co_end(struct memdisk *m, enum fault_kind kind)
 {
     co_turns(m);
     m->inflight--;
+    m->changes += kind == FAULT_WRITE;
     return !m->refuse && fault(kind) ? SR_EIO : 0;
 }
 
@@ -296,8 +300,12 @@ static int co_mem_pdiscard(struct node *n, uint64_t off, uint64_t len)
 
 static int co_mem_flush(struct node *n)
 {
-    co_begin(n->state, MEM_FLUSH, 0, 0);
-    return refused(n->state, FAULT_FLUSH) ? SR_EIO : co_end(n->state, FAULT_FLUSH);
+    struct memdisk *m = n->state;
+    uint64_t covers = m->changes;
+    co_begin(m, MEM_FLUSH, 0, 0);
+    int r = refused(m, FAULT_FLUSH) ? SR_EIO : co_end(m, FAULT_FLUSH);
+    m->flushed = r ? m->flushed : covers;
+    return r;
 }
 
 /* What was in the rest of the last sector belongs to nobody; with a backing that could show. */
