@@ -148,7 +148,9 @@ static int co_find(struct qcow2 *s, struct ref_slice **slice)
 {
     struct writer *w = s->w;
     for (;;) {
-        int r = co_grow(s, w->cursor + 1);
+        int r = co_refs_switch(s);
+        if (!r)
+            r = co_grow(s, w->cursor + 1);
         if (r == SR_ENOSPC && trails_end(w))
             continue;
         if (!r)

@@ -136,6 +136,9 @@ static int co_flush_below(struct qcow2 *s)
 
 static int co_write_refs(struct qcow2 *s)
 {
+    int r = co_refs_settle(s);
+    if (r)
+        return r;
     if (!s->w->lazy)
         return co_refs_write(s);
     return s->w->dirty_bit || MUTANT(DIRTY_BIT_LATE) ? 0 : co_set_dirty(s, true);

@@ -15,7 +15,9 @@
  * about to take. It has to be stable before the table names it, else a power cut would leave refcounts
  * made of what lay there. A table that is too short is replaced by one half as long again, behind
  * everything that the old one covers, together with the blocks for the new place; the header names it
- * when all that is stable, and the old one is freed when the header is.
+ * when all that is stable, and the old one is freed when the header is. When that fails, nobody knows
+ * which of the two the header names: both say the same of what the old one covers, and until it is
+ * known (co_refs_switch, tried again) nothing is allocated, and no entry is committed.
  *
  *     | covered by the old table .......... | new table | block | block |  free ...  |
  *
@@ -379,18 +381,38 @@ static int co_write_growth(struct qcow2 *s, struct growth *g)
     return e;
 }
 
-static int co_switch_table(struct qcow2 *s, const struct growth *g)
+int co_refs_switch(struct qcow2 *s)
 {
     struct refcounts *R = refs_of(s);
-    int e = co_header_switch_refcounts(s, g->at << s->cluster_bits, g->clusters);
+    if (likely(!R->old_clusters))
+        return 0;
+    int e = co_header_switch_refcounts(s, R->table_offset, R->entries * 8 >> s->cluster_bits);
     if (e)
         return e;
-    uint64_t old = R->table_offset >> s->cluster_bits, bytes = R->entries * 8;
-    page_free(R->table, (size_t)bytes);
+    uint64_t clusters = R->old_clusters;
+    R->old_clusters = 0;
+    return co_ref_drop(s, R->old_first, clusters, false);
+}
+
+int co_refs_settle(struct qcow2 *s)
+{
+    if (likely(!refs_of(s)->old_clusters))
+        return 0;
+    co_mutex_lock(&s->w->alloc);
+    int e = co_refs_switch(s);
+    co_mutex_unlock(&s->w->alloc);
+    return e;
+}
+
+static void take_table(struct qcow2 *s, const struct growth *g)
+{
+    struct refcounts *R = refs_of(s);
+    R->old_first = R->table_offset >> s->cluster_bits;
+    R->old_clusters = R->entries * 8 >> s->cluster_bits;
+    page_free(R->table, (size_t)R->entries * 8);
     R->table = g->table;
     R->entries = g->entries;
     R->table_offset = g->at << s->cluster_bits;
-    return co_ref_drop(s, old, bytes >> s->cluster_bits, false);
 }
 
 static int co_grow_table(struct qcow2 *s, uint64_t cluster)
@@ -405,11 +427,12 @@ static int co_grow_table(struct qcow2 *s, uint64_t cluster)
     e = audit(s, NULL, g.at, g.clusters + g.blocks);
     if (!e)
         e = co_write_growth(s, &g);
-    if (!e)
-        e = co_switch_table(s, &g);
-    if (e && refs_of(s)->table != g.table)
+    if (e) {
         page_free(g.table, (size_t)g.entries * 8);
-    return e;
+        return e;
+    }
+    take_table(s, &g);
+    return co_refs_switch(s);
 }
 
 /* ---- open, close ---- */

@@ -83,6 +83,8 @@ static int co_write_refcounts(struct qcow2 *s)
     if (clear && MUTANT(DIRTY_BIT_EARLY))
         r = co_set_dirty(s, clear = false);
     if (!r)
+        r = co_refs_settle(s);
+    if (!r)
         r = co_refs_write(s);
     if (!r)
         r = co_blk_flush(s->node->file);

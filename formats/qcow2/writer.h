@@ -22,6 +22,7 @@ struct ref_slice {
 struct refcounts {
     be64 *table; /* as in the file */
     uint64_t table_offset, entries;
+    uint64_t old_first, old_clusters; /* a table that the header may still name; none: 0 */
     unsigned order, block_bits,
         slice_bits; /* log2: bits of an entry; clusters per block, per slice */
     struct ref_slice *slices;
@@ -41,6 +42,10 @@ uint64_t ref_get(const struct qcow2 *s, const struct ref_slice *r, uint64_t clus
 bool ref_cached(const struct qcow2 *s, uint64_t cluster);
 void ref_set(struct qcow2 *s, struct ref_slice *r, uint64_t cluster, uint64_t value);
 uint64_t ref_max(const struct qcow2 *s);
+/* The header names the table that is in use. Before anything relies on it. */
+int co_refs_switch(struct qcow2 *s);
+/* The same, without alloc. */
+int co_refs_settle(struct qcow2 *s);
 /* Without alloc: every slice that was dirty when this began is in the file. */
 int co_refs_write(struct qcow2 *s);
 
