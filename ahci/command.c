@@ -434,7 +434,7 @@ static int internal_state(struct ahci_port *p)
     uint32_t ci = port_read(p, PX_CI), status = port_read(p, PX_IS), tfd = port_read(p, PX_TFD);
     if (status & (PIS_TFES | PIS_FATAL))
         return SR_EIO;
-    if (!ahci_link_up(p))
+    if (p->hba->broken || !ahci_link_up(p))
         return SR_ENODEV;
     if (ci & 1 || tfd & (TFD_BSY | TFD_DRQ))
         return 0;
@@ -459,6 +459,8 @@ int co_ahci_internal(struct ahci_port *p, const struct fis_h2d *fis, size_t byte
 {
     uint64_t deadline = board_clock_ns() + hba_bound(p->hba, INTERNAL_NS), step = WAIT_NS;
     int rc;
+    if (p->hba->broken)
+        return SR_EIO;
     fill_internal(p, fis, bytes);
     port_write(p, PX_IS, ~PIS_PLUG);
     dma_wmb();

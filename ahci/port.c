@@ -28,13 +28,12 @@
 
 void ahci_port_say(struct ahci_port *p, const char *fmt, ...)
 {
-    static struct log_site site;
     char text[112];
     va_list ap;
     va_start(ap, fmt);
     vsnprintf(text, sizeof(text), fmt, ap);
     va_end(ap);
-    log_rated(&site, "ahci", "%s port %u: %s", p->hba->name, p->index, text);
+    log_rated(&p->said, "ahci", "%s port %u: %s", p->hba->name, p->index, text);
 }
 
 /* ---- Waiting --------------------------------------------------------------------------------- */
@@ -83,9 +82,12 @@ static int co_stop_both(struct ahci_port *p)
     return co_wait(p, PX_CMD, CMD_FR, 0, ENGINE_NS) ? 0 : SR_EIO;
 }
 
-/* Only with BSY and DRQ clear (10.3.1). Clears what has been reported. */
+/* Only with BSY and DRQ clear (10.3.1). Clears what has been reported. Never after the controller was
+ * reset: it knows of no memory then. */
 void ahci_port_start(struct ahci_port *p)
 {
+    if (p->hba->broken)
+        return;
     port_write(p, PX_SERR, SERR_ALL);
     port_write(p, PX_IS, UINT32_MAX);
     hba_write(p->hba, AHCI_IS, 1u << p->index);

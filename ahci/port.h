@@ -95,6 +95,7 @@ struct ahci_port {
     bool announced, foreign; /* foreign: not the device that the node was opened on */
     struct co_mutex packet_lock;
     enum ahci_door { DOOR_UNKNOWN, DOOR_MEDIUM, DOOR_CLOSED, DOOR_OPEN } door;
+    struct log_site said;
     const char *failed; /* why the port is not in use */
 };
 

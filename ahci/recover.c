@@ -89,14 +89,24 @@ static struct qlink *without(struct qlink *list, struct ahci_request *out)
     return keep.first;
 }
 
+/* In all that requests in line and the limits of an open node build on. */
+static bool same_device(const struct ahci_ident *a, const struct ahci_ident *b)
+{
+    return !strcmp(a->serial, b->serial) && !strcmp(a->model, b->model) && a->packet == b->packet &&
+           a->sectors == b->sectors && a->block_size == b->block_size && a->lba48 == b->lba48 &&
+           a->fua == b->fua && a->trim == b->trim;
+}
+
 static int co_reset(struct ahci_port *p)
 {
-    struct ahci_ident *id = &p->id, old = *id;
+    const struct ahci_ident old = p->id;
     int rc = co_ahci_port_reset(p);
     if (!rc)
         rc = co_ahci_port_identify(p);
-    if (!rc && strcmp(old.serial, id->serial))
+    if (!rc && !same_device(&old, &p->id))
         rc = SR_ENODEV;
+    if (rc)
+        p->id = old;
     return rc;
 }
 
@@ -166,12 +176,6 @@ static int co_taskfile(struct ahci_port *p, struct qlink **list, struct ahci_req
 
 /* ---- Hot plug -------------------------------------------------------------------------------- */
 
-static bool same_device(const struct ahci_ident *a, const struct ahci_ident *b)
-{
-    return !strcmp(a->serial, b->serial) && !strcmp(a->model, b->model) && a->packet == b->packet &&
-           a->sectors == b->sectors && a->block_size == b->block_size;
-}
-
 static void gone(struct ahci_port *p)
 {
     p->state = PORT_EMPTY;
@@ -235,8 +239,9 @@ static int co_repair(struct ahci_port *p, unsigned why, struct qlink **list,
 {
     if (why & (WHY_TIMEOUT | WHY_FATAL)) {
         ahci_port_say(p, "%s: reset", reason(why));
-        *list = charge(p, *list, true);
-        return co_reset(p);
+        int rc = co_reset(p);
+        *list = charge(p, *list, true); /* not before the reset: memory goes back to its owners */
+        return rc;
     }
     return co_taskfile(p, list, was, error);
 }
@@ -250,24 +255,21 @@ static void co_once(struct ahci_port *p, unsigned why)
     uint8_t error = TFD_ERROR(port_read(p, PX_TFD));
     memcpy(was, p->slot, sizeof(was));
     struct qlink *list = ahci_take_all(p);
+    if (p->mem && !p->hba->broken && co_ahci_port_stop(p))
+        co_ahci_hba_fail(p->hba);
     if (p->hba->broken || why & WHY_STOP) {
         p->state = PORT_EMPTY;
         fail_all(p, list);
         return;
     }
-    if (p->mem && co_ahci_port_stop(p)) {
-        co_ahci_hba_fail(p->hba);
-        co_lost(p, list, "its engine does not stop");
-        return;
-    }
     if (plug) {
-        list = charge(p, list, true);
         co_replug(p);
+        list = charge(p, list, true);
     } else if (co_repair(p, why, &list, was, error)) {
         co_lost(p, list, p->failed ? p->failed : "no device after a reset");
         return;
     } else {
-        p->state = PORT_ONLINE;
+        p->state = p->hba->broken ? PORT_EMPTY : PORT_ONLINE;
     }
     back_in_line(p, list);
     ahci_pump(p);
