@@ -256,8 +256,8 @@ PROGRAMS := $(foreach a,$(FW_ARCHES),$(BUILD)/$a/strongroom.elf $(BUILD)/$a/stro
             $(if $(SRC_BRIDGE),$(BUILD)/bridge)
 RUN_TESTS := $(PYTHON) tools/check/run_tests.py --build $(BUILD) --fuzz-runs $(FUZZ_RUNS)
 
-.PHONY: all firmware host asan libs unit tsan fuzz sim sim-long test test-long check bench bench-check run size \
-        deps reference format clean help
+.PHONY: all firmware host asan libs unit tsan fuzz sim sim-long test test-long check \
+        bench bench-check run size deps reference format clean help
 
 all: $(PROGRAMS) ## the firmware and the host form (the default)
 firmware: $(FW_ARCHES:%=$(BUILD)/%/strongroom.elf) ## the firmware only
@@ -282,7 +282,8 @@ sim-long: $(BUILD)/sim/sim ## the same for an hour
 
 # Those that run several loops are run under TSan, too.
 LOOP_PROGS := $(patsubst %,$(BUILD)/tsan/tests/%,$(filter %loops,$(UNIT)))
-TEST_PROGS  = $(UNIT_PROGS) $(LOOP_PROGS) $(FUZZ_PROGS)
+SIM_PROGS  := $(SIMS:%=$(BUILD)/%/sim)
+TEST_PROGS  = $(SIM_PROGS) $(UNIT_PROGS) $(LOOP_PROGS) $(FUZZ_PROGS)
 TESTED      = $(PROGRAMS) $(BUILD)/x86_64/strongroom-crash.elf $(BUILD)/asan/strongroom $(TEST_PROGS)
 
 test: deps $(TESTED) ## every test; the last line is "N passed, N failed"

@@ -334,7 +334,11 @@ static int mutants(const char *only)
         j->mutant = m;
         j->wanted = true;
     }
-    return run_suite("mutants");
+    struct stats all = {0};
+    unsigned found = 0, missed = 0;
+    run_jobs(&all, &found, &missed);
+    printf("mutants: %u of %u found\n%u passed, %u failed\n", found, found + missed, found, missed);
+    return missed != 0;
 }
 #endif
 

@@ -22,7 +22,7 @@ static const char *failure(const char *what, const char *why)
 
 /* ---- media ---- */
 
-#define GROWABLE_CAPACITY (512u << 10)
+#define GROWABLE_CAPACITY MAX(512u << 10, 8 * s->size)
 
 static void reset(const struct subject *s, enum medium_id id, bool there, uint64_t size)
 {

@@ -4,14 +4,16 @@
 
   run_tests.py [--build DIR] [--fuzz-runs N] [--junit FILE] KIND [PROGRAM...]
 
-KIND is unit (cmocka programs), fuzz (libFuzzer programs), pytest (tests/boot and tests/interop), check
-(the scripts check_*.py beside this one) or all. The last line is "N passed, N failed", the status 1
-if anything failed. What passes prints one line at most; what fails prints all it said.
+KIND is unit (cmocka programs), fuzz (libFuzzer programs), sim (the simulator), pytest (tests/boot and
+tests/interop), check (the scripts check_*.py beside this one) or all. The last line is "N passed, N
+failed", the status 1 if anything failed. What passes prints one line at most (the simulator another
+one, with its figures); what fails prints all it said.
 """
 import argparse
 import concurrent.futures
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -87,6 +89,28 @@ def run_fuzz(program, args):
     return [Case("fuzz", program.name, f"status {status}\n{output[-6000:]}" if status else None, seconds)]
 
 
+SIM_LINE = re.compile(r"  (ok|FAIL|found|MISSED) +(\S+) .*?([\d.]+) s\b")
+
+
+def run_sim(program, args):
+    """The simulator prints a line for each of its jobs, what failed before it, and figures at the end."""
+    suite = program.parent.name
+    words = ["mutants"] if suite == "mutants" else ["long", "3600"] if LONG else []
+    status, output, seconds = run([program.resolve(), *words])
+    cases, said = [], []
+    for line in output.splitlines():
+        match = SIM_LINE.match(line)
+        if match:
+            bad = match[1] in ("FAIL", "MISSED")
+            cases.append(Case(suite, match[2], "\n".join(said)[-6000:] if bad else None,
+                              float(match[3])))
+        said = [] if match else said + [line]
+    if status != 0 and not any(case.failure is not None for case in cases):
+        cases.append(Case(suite, "(program)", f"status {status}\n{output[-6000:]}", seconds))
+    print("\n".join(f"  {line}" for line in said if line.startswith(f"{suite}: ")), flush=True)
+    return cases
+
+
 def run_check(script, args):
     status, output, seconds = run([script, args.build])
     return [Case("check", script.stem.removeprefix("check_"), output if status else None, seconds)]
@@ -136,14 +160,17 @@ def main():
     parser.add_argument("--build", type=pathlib.Path, default=pathlib.Path("build"))
     parser.add_argument("--fuzz-runs", type=int, default=20000)
     parser.add_argument("--junit", type=pathlib.Path)
-    parser.add_argument("kind", choices=["unit", "fuzz", "pytest", "check", "all"])
+    parser.add_argument("kind", choices=["unit", "fuzz", "sim", "pytest", "check", "all"])
     parser.add_argument("programs", nargs="*", type=pathlib.Path)
     args = parser.parse_args()
 
     jobs = []
     for program in args.programs:
-        fuzzer = program.name.startswith("fuzz_")
-        jobs.append((program.name, run_fuzz if fuzzer else run_unit, program))
+        function = run_fuzz if program.name.startswith("fuzz_") else run_unit
+        if program.name == "sim":
+            function = run_sim
+        name = program.parent.name if function is run_sim else program.name
+        jobs.append((name, function, program))
     if args.kind in ("check", "all"):
         jobs += [(s.stem, run_check, s) for s in sorted(HERE.glob("check_*.py"))]
 
