@@ -283,9 +283,6 @@ void ahci_pump(struct ahci_port *p)
 
 int co_ahci_request(struct ahci_port *p, struct ahci_request *r)
 {
-    unsigned from = loop_id();
-    if (unlikely(from != 0))
-        co_hop(0);
     r->co = co_self();
     r->done = false;
     r->attempts = r->ata_error = 0;
@@ -300,8 +297,6 @@ int co_ahci_request(struct ahci_port *p, struct ahci_request *r)
     }
     while (!r->done)
         co_yield ();
-    if (unlikely(from != 0))
-        co_hop(from);
     return r->result;
 }
 

@@ -23,7 +23,7 @@ struct ahci_state {
     struct node *node;
     struct timer timer;
     struct co_start start;
-    bool watching;
+    bool watching, trim;
 };
 
 static struct ahci_port *port_of(struct node *n)
@@ -96,6 +96,7 @@ static int co_open(struct node *n, const void *opts, struct error *err)
         watch_later(s);
     }
     n->size = d->size;
+    s->trim = p->id.trim;
     set_limits(n, p);
     snprintf(n->filename, sizeof(n->filename), "%s port %u", d->address, p->index);
     n->read_only |= d->read_only;
@@ -116,45 +117,55 @@ static void co_close(struct node *n)
 
 /* ---- Requests -------------------------------------------------------------------------------- */
 
+static int co_on_port(struct ahci_port *p, struct ahci_request *r, uint64_t off, uint64_t len)
+{
+    const struct ahci_ident *id = &p->id;
+    if (unlikely(id->packet))
+        return r->kind == AHCI_READ ? co_ahci_cd_read(p, off, r->v) : 0;
+    if (unlikely(r->kind == AHCI_FLUSH && !(id->flush || id->flush_ext)))
+        return 0;
+    unsigned shift = (unsigned)__builtin_ctz(id->block_size);
+    r->lba = off >> shift;
+    r->count = len >> shift;
+    return co_ahci_request(p, r);
+}
+
+/* The port is loop 0's. */
+static int co_do(struct node *n, struct ahci_request *r, uint64_t off, uint64_t len)
+{
+    unsigned from = loop_id();
+    if (likely(from == 0))
+        return co_on_port(port_of(n), r, off, len);
+    co_hop(0);
+    int rc = co_on_port(port_of(n), r, off, len);
+    co_hop(from);
+    return rc;
+}
+
 static int co_preadv(struct node *n, uint64_t off, struct iov v, unsigned flags)
 {
-    struct ahci_port *p = port_of(n);
+    struct ahci_request r = {.kind = AHCI_READ, .v = v};
     (void)flags;
-    if (unlikely(p->id.packet))
-        return co_ahci_cd_read(p, off, v);
-    unsigned shift = (unsigned)__builtin_ctz(p->id.block_size);
-    struct ahci_request r = {
-        .kind = AHCI_READ, .lba = off >> shift, .count = v.len >> shift, .v = v};
-    return co_ahci_request(p, &r);
+    return co_do(n, &r, off, v.len);
 }
 
 static int co_pwritev(struct node *n, uint64_t off, struct iov v, unsigned flags)
 {
-    struct ahci_port *p = port_of(n);
-    unsigned shift = (unsigned)__builtin_ctz(p->id.block_size);
-    struct ahci_request r = {.kind = AHCI_WRITE,
-                             .lba = off >> shift,
-                             .count = v.len >> shift,
-                             .v = v,
-                             .fua = flags & BLK_FUA};
-    return co_ahci_request(p, &r);
+    struct ahci_request r = {.kind = AHCI_WRITE, .v = v, .fua = flags & BLK_FUA};
+    return co_do(n, &r, off, v.len);
 }
 
 static int co_flush(struct node *n)
 {
-    struct ahci_port *p = port_of(n);
     struct ahci_request r = {.kind = AHCI_FLUSH};
-    if (p->id.packet || !(p->id.flush || p->id.flush_ext))
-        return 0;
-    return co_ahci_request(p, &r);
+    return co_do(n, &r, 0, 0);
 }
 
 static int co_pdiscard(struct node *n, uint64_t off, uint64_t len)
 {
-    struct ahci_port *p = port_of(n);
-    uint32_t block = p->id.block_size;
-    struct ahci_request r = {.kind = AHCI_TRIM, .lba = off / block, .count = len / block};
-    return p->id.trim ? co_ahci_request(p, &r) : SR_ENOTSUP;
+    struct ahci_state *s = node_state(n);
+    struct ahci_request r = {.kind = AHCI_TRIM};
+    return s->trim ? co_do(n, &r, off, len) : SR_ENOTSUP;
 }
 
 static const struct field fields[] = {

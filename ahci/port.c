@@ -84,7 +84,7 @@ static int co_stop_both(struct ahci_port *p)
 
 /* Only with BSY and DRQ clear (10.3.1). Clears what has been reported. Never after the controller was
  * reset: it knows of no memory then. */
-void ahci_port_start(struct ahci_port *p)
+static void start(struct ahci_port *p, bool packet)
 {
     if (p->hba->broken)
         return;
@@ -92,8 +92,13 @@ void ahci_port_start(struct ahci_port *p)
     port_write(p, PX_IS, UINT32_MAX);
     hba_write(p->hba, AHCI_IS, 1u << p->index);
     uint32_t cmd = port_read(p, PX_CMD) & ~CMD_ATAPI;
-    port_write(p, PX_CMD, cmd | CMD_ST | (p->id.packet ? CMD_ATAPI : 0));
+    port_write(p, PX_CMD, cmd | CMD_ST | (packet ? CMD_ATAPI : 0));
     port_write(p, PX_IE, PIS_WANTED);
+}
+
+void ahci_port_start(struct ahci_port *p)
+{
+    start(p, p->id.packet);
 }
 
 int co_ahci_port_reset(struct ahci_port *p)
@@ -200,15 +205,18 @@ int co_ahci_port_identify(struct ahci_port *p)
         return failed(p, SR_ENOTSUP, "an enclosure bridge: not supported");
     if (sig != SIG_DISK && !packet)
         return failed(p, SR_ENOTSUP, "no known kind of device");
-    p->id.packet = packet;
-    ahci_port_start(p);
+    start(p, packet);
     const struct fis_h2d fis = {.command = packet ? ATA_IDENTIFY_PACKET : ATA_IDENTIFY};
     int rc = co_ahci_internal(p, &fis, ATA_IDENTIFY_BYTES);
     if (rc)
         return failed(p, rc, rc == SR_ETIMEDOUT ? "no answer to IDENTIFY" : "IDENTIFY failed");
-    rc = ahci_identify_parse(&p->id, p->mem->scratch, packet, &p->failed);
+    struct ahci_ident id;
+    rc = ahci_identify_parse(&id, p->mem->scratch, packet, &p->failed);
+    if (rc)
+        return rc;
+    p->id = id;
     set_usable(p);
-    return rc;
+    return 0;
 }
 
 /* At first the signature may have come already; else, and later, a COMRESET brings it. */

@@ -109,8 +109,8 @@ static inline void port_write(struct ahci_port *p, unsigned reg, uint32_t value)
 }
 
 /* command.c */
-int co_ahci_request(struct ahci_port *p, struct ahci_request *r); /* any loop */
-bool ahci_complete(struct ahci_port *p);                          /* takes completions only */
+int co_ahci_request(struct ahci_port *p, struct ahci_request *r);
+bool ahci_complete(struct ahci_port *p);  /* takes completions only */
 bool ahci_poll_port(struct ahci_port *p); /* takes completions; true: there were some */
 void ahci_arm_port(struct ahci_port *p);  /* the next event interrupts */
 void ahci_pump(struct ahci_port *p);      /* issues what waits in line */
@@ -128,7 +128,7 @@ void co_ahci_port_probe(struct ahci_port *p);              /* state is ONLINE or
 int co_ahci_port_stop(struct ahci_port *p);                /* command engine; SR_EIO: it goes on */
 void ahci_port_start(struct ahci_port *p);
 int co_ahci_port_reset(struct ahci_port *p);    /* COMRESET; SR_ENODEV, SR_ETIMEDOUT */
-int co_ahci_port_identify(struct ahci_port *p); /* into id */
+int co_ahci_port_identify(struct ahci_port *p); /* into id, when all is well */
 void ahci_port_announce(struct ahci_port *p);
 void ahci_port_withdraw(struct ahci_port *p);
 bool ahci_link_up(struct ahci_port *p);
