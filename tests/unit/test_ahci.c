@@ -5,6 +5,7 @@
  */
 #include "tests/unit/support_ahci.h"
 
+#include "ahci/port.h"
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -247,6 +248,36 @@ static void co_cd(void *arg)
     free(b);
 }
 
+/* ---- IDENTIFY -------------------------------------------------------------------------------- */
+
+static void test_identify(void **state)
+{
+    struct ahci_ident id;
+    const char *why;
+    (void)state;
+    sata_prepare(512);
+    memcpy(disk.id + 2 * ID_SERIAL, "  0SA\001 \377", 8); /* a word's first letter comes second */
+    ahci_model_id(&disk, ID_SECTOR_SIZE, 1u << 14 | 1u << 13 | 3);
+    ahci_model_id(&disk, ID_ROTATION, 7200);
+    assert_int_equal(ahci_identify_parse(&id, disk.id, false, &why), 0);
+    assert_string_equal(id.serial, "S0?A?");
+    assert_string_equal(id.model, "MODEL DISK");
+    assert_string_equal(id.firmware, "1.0");
+    assert_int_equal(id.block_size, 512);
+    assert_int_equal(id.physical, 4096);
+    assert_int_equal(id.rotation, 7200);
+    assert_int_equal(id.depth, 32);
+    assert_int_equal(id.sectors, SATA_SIZE / 512);
+    assert_true(id.ncq && id.fua && id.trim && id.flush_ext && id.lba48);
+    ahci_model_id(&disk, ID_COMMANDS3, 1u << 6); /* words that are not valid do not count */
+    ahci_model_id(&disk, ID_SECTOR_SIZE, 1u << 13 | 3);
+    assert_int_equal(ahci_identify_parse(&id, disk.id, false, &why), 0);
+    assert_false(id.fua);
+    assert_int_equal(id.physical, 512);
+    assert_int_equal(ahci_identify_parse(&id, disk.id, true, &why), SR_EINVAL);
+    sata_free();
+}
+
 #define TEST(name)                        \
     static void test_##name(void **state) \
     {                                     \
@@ -270,7 +301,7 @@ int main(void)
         cmocka_unit_test(test_lba28),      cmocka_unit_test(test_depths),
         cmocka_unit_test(test_commands),   cmocka_unit_test(test_mixed),
         cmocka_unit_test(test_interrupts), cmocka_unit_test(test_32_bits),
-        cmocka_unit_test(test_cd),
+        cmocka_unit_test(test_cd),         cmocka_unit_test(test_identify),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
