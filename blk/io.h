@@ -100,9 +100,10 @@ int reserve_open(struct node *n);
 void reserve_close(struct node *n);
 int zeroes_init(void);
 
-/* A change was completed, well or not. */
+/* A change was completed, well or not. Only this loop writes its number. */
 static inline void node_wrote(struct node *n)
 {
-    n->stats[loop_id()].write_gen++;
+    uint64_t *gen = &n->stats[loop_id()].write_gen;
+    __atomic_store_n(gen, *gen + 1, __ATOMIC_RELAXED);
 }
 #endif

@@ -473,10 +473,13 @@ static void co_grace(struct qcow2 *s)
     if (MUTANT(FREE_NO_GRACE))
         return;
     co_l2_wait_readers();
-    while (loop_count() > 1 && old_requests(s))
-        co_sleep_ns(GRACE_NS);
+    if (loop_count() > 1) {
+        while (old_requests(s))
+            co_sleep_ns(GRACE_NS);
+        return;
+    }
     s->reclaim = co_self();
-    while (loop_count() == 1 && old_requests(s))
+    while (old_requests(s))
         co_yield ();
     s->reclaim = NULL;
 }

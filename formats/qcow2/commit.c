@@ -44,9 +44,7 @@ void co_wait_link(struct qcow2 *s)
 void l1_set(struct qcow2 *s, uint64_t index, uint64_t entry)
 {
     uint64_t sector = index * 8 / L1_SECTOR;
-    be64 v;
-    be64_set(&v, entry);
-    s->l1[index] = v;
+    entry_set(&s->l1[index], entry);
     s->w->l1_dirty[sector / 64] |= 1ull << sector % 64;
 }
 

@@ -195,7 +195,7 @@ static int co_load_into(struct l2_cache *c, struct l2_slice *s, struct child *fi
     TRACE(l2_load, key, host);
     int r = co_blk_pread(file, host, s->entries, c->slice_size);
     s->loading = false;
-    s->writable = false;
+    __atomic_store_n(&s->writable, false, __ATOMIC_RELAXED);
     if (!r)
         publish(c, s, key);
     flight_land(&s->waiters, r);

@@ -91,7 +91,7 @@ int co_slice(struct qcow2 *s, uint64_t off, struct l2_slice **out)
         if (*out) {
             r = verified(s, key) ? 0 : co_verify(s, *out);
             if (!r && (*out = l2_lookup(&s->l2, key)))
-                (*out)->writable = true;
+                __atomic_store_n(&(*out)->writable, true, __ATOMIC_RELAXED);
             continue;
         }
         r = qcow2_slice_host(s, off, &host);
@@ -186,7 +186,7 @@ static bool clear_clusters(struct qcow2 *s, struct l2_slice *slice, uint64_t i, 
             continue;
         if (!(new &QCOW2_OFFSET_MASK))
             entry_free(s, old, discard);
-        be64_set(at, new);
+        entry_set(at, new);
         if (s->extended)
             be64_set(&at[1], all);
         changed = true;

@@ -36,7 +36,7 @@ static int corrupt(const struct qcow2 *s, const char *what, uint64_t off, uint64
 /* Data at `host`, the cluster that holds `off`: e->len goes to the end of the run already. */
 static int place_data(const struct qcow2 *s, uint64_t off, uint64_t host, struct extent *e)
 {
-    uint64_t in = off & s->cluster_mask, size = s->data->node->size;
+    uint64_t in = off & s->cluster_mask, size = size_of(s->data);
     if (unlikely(host >= size))
         return corrupt(s, "cluster outside of the file", off, host);
     e->type = EXTENT_DATA;
@@ -50,7 +50,7 @@ static int place_data(const struct qcow2 *s, uint64_t off, uint64_t host, struct
 
 static int decode_compressed(const struct qcow2 *s, uint64_t entry, uint64_t off, struct extent *e)
 {
-    uint64_t size = s->node->file->node->size, host = entry & ((1ull << s->csize_shift) - 1);
+    uint64_t size = size_of(s->node->file), host = entry & ((1ull << s->csize_shift) - 1);
     uint64_t sectors = (entry & (QCOW2_L2_COMPRESSED - 1)) >> s->csize_shift;
     if (s->external)
         return corrupt(s, "compressed cluster with an external data file", off, entry);
@@ -89,7 +89,7 @@ static int decode_bitmap(const struct qcow2 *s, uint64_t bitmap, uint64_t off, u
 static __attribute__((noinline)) int decode_rare(const struct qcow2 *s, const be64 *at,
                                                  uint64_t off, struct extent *e)
 {
-    uint64_t entry = be64_get(*at), host = entry & QCOW2_OFFSET_MASK;
+    uint64_t entry = entry_get(at), host = entry & QCOW2_OFFSET_MASK;
     bool has_host = host || (s->external && (entry & QCOW2_COPIED));
     if (entry & QCOW2_L2_COMPRESSED)
         return decode_compressed(s, entry, off, e);
@@ -115,7 +115,7 @@ static inline int decode(const struct qcow2 *s, const be64 *slice, uint64_t off,
 {
     uint64_t index = off >> s->cluster_bits & s->index_mask;
     const be64 *at = slice + (index << s->extended);
-    uint64_t entry = be64_get(*at), host = entry & ~QCOW2_COPIED;
+    uint64_t entry = entry_get(at), host = entry & ~QCOW2_COPIED;
     e->len = s->cluster_mask + 1 - (off & s->cluster_mask);
     if (likely(!(entry & s->not_plain) && host))
         return place_data(s, off, host, e);
@@ -150,14 +150,14 @@ int qcow2_slice_host(const struct qcow2 *s, uint64_t off, uint64_t *host)
     *host = 0;
     if (i >= s->l1_entries)
         return SR_EIO;
-    uint64_t entry = be64_get(s->l1[i]), table = entry & QCOW2_OFFSET_MASK;
+    uint64_t entry = entry_get(&s->l1[i]), table = entry & QCOW2_OFFSET_MASK;
     if (entry & QCOW2_L1_RESERVED)
         return corrupt(s, "reserved bits in an L1 entry", off, entry);
     if (!table)
         return 0;
     uint64_t slice = (off >> s->slice_shift) & ((1ull << (s->l2_shift - s->slice_shift)) - 1);
     uint64_t at = table + slice * s->l2.slice_size;
-    if ((table & s->cluster_mask) || !range_ok(at, s->l2.slice_size, s->node->file->node->size))
+    if ((table & s->cluster_mask) || !range_ok(at, s->l2.slice_size, size_of(s->node->file)))
         return corrupt(s, "L2 table outside of the file, or not aligned", off, entry);
     *host = at;
     return 0;
@@ -177,7 +177,7 @@ static __attribute__((noinline)) int map_l1(const struct qcow2 *s, uint64_t off,
     e->type = EXTENT_UNALLOCATED;
     e->len = table_size - (off & (table_size - 1));
     last = MIN(s->l1_entries, i + MAP_L1_MOST);
-    while (e->len < len && ++i < last && !be64_get(s->l1[i]))
+    while (e->len < len && ++i < last && !entry_get(&s->l1[i]))
         e->len += table_size;
     return 0;
 }
@@ -197,16 +197,17 @@ bool qcow2_map_in_place(const struct qcow2 *s, uint64_t off, size_t len, uint64_
 {
     const struct l2_slice *slice = l2_lookup(&s->l2, off >> s->slice_shift);
     uint64_t in = off & s->cluster_mask, i = off >> s->cluster_bits & s->index_mask;
-    if (unlikely(!slice || !slice->writable))
+    if (unlikely(!slice || !__atomic_load_n(&slice->writable, __ATOMIC_RELAXED)))
         return false;
-    uint64_t entry = be64_get(slice->entries[i]),
+    uint64_t entry = entry_get(&slice->entries[i]),
              n = (in + len + s->cluster_mask) >> s->cluster_bits;
-    if (unlikely((entry & s->not_in_place) || !(entry & QCOW2_COPIED) || entry == QCOW2_COPIED))
+    uint64_t rare = __atomic_load_n(&s->not_in_place, __ATOMIC_RELAXED);
+    if (unlikely((entry & rare) || !(entry & QCOW2_COPIED) || entry == QCOW2_COPIED))
         return false;
     if (unlikely(i + n > s->index_mask + 1))
         return false;
     for (uint64_t k = 1; k < n; k++)
-        if (be64_get(slice->entries[i + k]) != entry + (k << s->cluster_bits))
+        if (entry_get(&slice->entries[i + k]) != entry + (k << s->cluster_bits))
             return false;
     *host = (entry & ~QCOW2_COPIED) + in;
     return true;

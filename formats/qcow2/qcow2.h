@@ -83,10 +83,10 @@ struct l2_slice {
     struct l2_slice *next; /* of the same bucket */
     uint64_t key;
     be64 *entries;
-    bool used;      /* since the hand came by */
-    bool published; /* in its bucket */
+    bool used __attribute__((aligned(8))); /* since the hand came by; any loop writes it */
+    bool writable; /* looked through (verify.c), and its table is ours alone; any loop reads it */
+    bool published __attribute__((aligned(8))); /* in its bucket */
     bool loading;
-    bool writable;       /* looked through (verify.c), and its table is ours alone */
     bool dirty;          /* stays where it is until it is written */
     uint64_t load_key;   /* what is being loaded; `key` stays until no reader looks at it */
     struct list waiters; /* struct flight, while loading */
@@ -116,6 +116,28 @@ static inline void l2_set_dirty(struct l2_cache *c, struct l2_slice *s)
 static inline bool l2_may_dirty(const struct l2_cache *c, const struct l2_slice *s)
 {
     return s->dirty || c->ndirty + 2 < c->count;
+}
+
+/* Entries of L1 and L2 tables change on the home loop, one word at a time, and any loop reads them. */
+static inline uint64_t entry_get(const be64 *at)
+{
+    uint64_t word = __atomic_load_n((const uint64_t *)(const void *)at, __ATOMIC_RELAXED);
+    be64 entry;
+    memcpy(&entry, &word, sizeof(entry));
+    return be64_get(entry);
+}
+static inline void entry_set(be64 *at, uint64_t entry)
+{
+    be64 v;
+    uint64_t word;
+    be64_set(&v, entry);
+    memcpy(&word, &v, sizeof(word));
+    __atomic_store_n((uint64_t *)(void *)at, word, __ATOMIC_RELAXED);
+}
+/* The file, or data file, becomes longer meanwhile. */
+static inline uint64_t size_of(const struct child *c)
+{
+    return __atomic_load_n(&c->node->size, __ATOMIC_RELAXED);
 }
 
 /* ---- the node ---- */
@@ -162,13 +184,15 @@ extern const struct blk_driver blk_qcow2;
  * ended. Who is in between waits for I/O, never for a commit or for space. */
 static inline unsigned qcow2_io_begin(struct qcow2 *s)
 {
-    unsigned e = __atomic_load_n(&s->epoch, __ATOMIC_ACQUIRE);
-    s->io[loop_id()].n[e]++;
+    unsigned e = __atomic_load_n(&s->epoch, __ATOMIC_ACQUIRE), *n = &s->io[loop_id()].n[e];
+    __atomic_store_n(n, *n + 1, __ATOMIC_RELAXED);
     return e;
 }
 static inline void qcow2_io_end(struct qcow2 *s, unsigned e)
 {
-    if (!--s->io[loop_id()].n[e] && unlikely(s->reclaim))
+    unsigned *n = &s->io[loop_id()].n[e], left = *n - 1;
+    __atomic_store_n(n, left, __ATOMIC_RELEASE);
+    if (!left && unlikely(s->reclaim))
         co_wake(s->reclaim);
 }
 

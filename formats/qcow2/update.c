@@ -107,7 +107,7 @@ int co_prepare(struct qcow2 *s)
         r = co_clear_autoclear(s);
     if (!r && !s->corrupt && !w->prepared) {
         w->prepared = true;
-        s->not_in_place = s->not_plain;
+        __atomic_store_n(&s->not_in_place, s->not_plain, __ATOMIC_RELAXED);
     }
     co_mutex_unlock(&w->alloc);
     return r;
@@ -171,7 +171,7 @@ int qcow2_corruption(struct qcow2 *s, uint64_t off, const char *fmt, ...)
     if (s->corrupt)
         return SR_EIO;
     s->corrupt = true;
-    s->not_in_place = ~0ull;
+    __atomic_store_n(&s->not_in_place, ~0ull, __ATOMIC_RELAXED);
     va_start(ap, fmt);
     vsnprintf(msg, sizeof(msg), fmt, ap);
     va_end(ap);

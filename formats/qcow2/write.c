@@ -244,7 +244,7 @@ static void set_entry(struct qcow2 *s, be64 *at, const struct target *t, uint64_
         entry_free(s, old, false);
     if (t->kind == COPY)
         bits = QCOW2_ALL_DATA, bitmap = 0;
-    be64_set(at, host | QCOW2_COPIED);
+    entry_set(at, host | QCOW2_COPIED);
     if (s->extended)
         be64_set(&at[1], (bitmap | bits) & ~(bits << 32));
 }
@@ -378,7 +378,7 @@ static int co_link_compressed(struct qcow2 *s, uint64_t off, uint64_t host, size
         return r;
     be64 *at = &slice->entries[i << s->extended];
     entry_free(s, be64_get(*at), false);
-    be64_set(at, QCOW2_L2_COMPRESSED | sectors << s->csize_shift | host);
+    entry_set(at, QCOW2_L2_COMPRESSED | sectors << s->csize_shift | host);
     if (s->extended)
         be64_set(&at[1], 0);
     l2_set_dirty(&s->l2, slice);
