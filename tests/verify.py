@@ -107,7 +107,7 @@ class Model:
         at = z.offset(unit)
         return self.base[at:at + z.unit] if self.base else bytes(z.unit)
 
-    def _fault(self, z, unit, got, binding, lax):
+    def _fault(self, z, unit, got, binding, lax, live):
         """None, or what is wrong with this content of a unit."""
         here = [r for r in z.touched[unit // BUCKET] if r.covers(unit)]
         must = [r for r in here if r.kind != 'trim' and binding(r)]
@@ -124,7 +124,7 @@ class Model:
             if r.done > floor:
                 return None
             return f'{last} is lost: there is still {r}'
-        if z.unit % 512 and self._mixed(z, unit, got, [r for r in here if r.done > floor]):
+        if (z.unit % 512 or live) and self._mixed(z, unit, got, [r for r in here if r.done > floor], floor < 0):
             return None
         if lax and any(r.done > floor and not binding(r) for r in here):
             return None  # not safe yet, and may hold anything
@@ -132,9 +132,12 @@ class Model:
         recent = [x for x in here if x.done > floor or x is last]
         return f'there is {text}; ' + (f'{last} is lost; ' if last else '') + f'requests that count: {recent}'
 
-    def _mixed(self, z, unit, got, allowed):
-        """A unit that crosses sectors may hold parts of two writes that overlapped in time."""
+    def _mixed(self, z, unit, got, allowed, initial):
+        """Each part by itself is one that is allowed."""
         parts = {struct.pack('<QQ', r.seq, z.offset(unit)) if r.kind == 'write' else bytes(16) for r in allowed}
+        if initial:
+            was = self._initial(z, unit)
+            parts |= {bytes(was[i:i + 16]) for i in range(0, z.unit, 16)}
         return all(bytes(got[i:i + 16]) in parts for i in range(0, z.unit, 16))
 
     def _parts(self, got):
@@ -149,8 +152,8 @@ class Model:
             before = who
         return ', '.join(text)
 
-    def check_range(self, z, first, count, data, binding, lax=False, most=4):
-        """Faults in `data`, what was read of `count` units."""
+    def check_range(self, z, first, count, data, binding, lax=False, live=False, most=4):
+        """Faults in `data`, what was read of `count` units. live: while requests were in flight, so units may be seen half written."""
         found, u, end = [], z.unit, first + count
         at = first
         while at < end and len(found) < most:
@@ -158,7 +161,7 @@ class Model:
             piece = data[(at - first) * u:(stop - first) * u]
             if at // BUCKET in z.touched or piece != (self.base[z.offset(at):z.offset(stop)] if self.base else bytes(len(piece))):
                 for i in range(at, stop):
-                    text = self._fault(z, i, piece[(i - at) * u:(i - at + 1) * u], binding, lax)
+                    text = self._fault(z, i, piece[(i - at) * u:(i - at + 1) * u], binding, lax, live)
                     if text:
                         found.append(f'at {z.offset(i):#x}: {text}')
             at = stop
@@ -170,6 +173,16 @@ class Model:
         for z in self.zones:
             end = z.offset(z.units)
             found += self.check_range(z, 0, z.units, data[z.start:end], binding or self.completed, lax)
+        return found[:8]
+
+    def check_touched(self, h, binding=None):
+        """The same for a disk that is too large to be read: what requests touched is read over NBD."""
+        found = []
+        for z in self.zones:
+            for b in sorted(z.touched):
+                first = b * BUCKET
+                count = min(BUCKET, z.units - first)
+                found += self.check_range(z, first, count, h.pread(count * z.unit, z.offset(first)), binding or self.completed)
         return found[:8]
 
 
@@ -199,8 +212,7 @@ class Load:
                     self.failed.append(r)
             elif r.kind == 'read':
                 got = bytes(r.buf.to_bytearray())
-                # A unit that is written meanwhile may be seen half written.
-                self.faults += self.model.check_range(r.zone, r.first, r.count, got, lambda w: w.done < r.issued, lax=True)
+                self.faults += self.model.check_range(r.zone, r.first, r.count, got, lambda w: w.done < r.issued, live=True)
             r.buf = None
             return 1
         return callback
@@ -352,9 +364,11 @@ class Image:
 
     # As words of ours
 
-    def host_words(self, name='v', export='writable=on', more=''):
-        data = f',data-file.driver=file,data-file.filename={self.data},data-file.discard=unmap' if self.data else ''
-        return ['--blockdev', f'driver=qcow2,node-name={name},discard=unmap,file.driver=file,file.filename={self.path},file.discard=unmap{data}{more}',
+    def host_words(self, name='v', export='writable=on', more='', discard='unmap'):
+        """discard: what the disk does with it."""
+        data = f',data-file.driver=file,data-file.filename={self.data},data-file.discard={discard}' if self.data else ''
+        file = f'file.driver=file,file.filename={self.path},file.discard={discard}'
+        return ['--blockdev', f'driver=qcow2,node-name={name},discard=unmap,{file}{data}{more}',
                 '--export', f'type=nbd,id={name},node-name={name},name={name},{export}']
 
     def firmware_words(self, name, disks, spare=0, specs=None, more='', export='writable=on'):

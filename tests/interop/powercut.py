@@ -45,9 +45,9 @@ class Recorder:
             t.start()
             self.threads.append(t)
 
-    def blockdev(self, disk, filename):
+    def blockdev(self, disk, filename, discard=True):
         """The disk's node, for -blockdev."""
-        return (f'driver=blklogwrites,discard=unmap,file.driver=file,file.filename={filename},file.discard=unmap,file.cache.no-flush=on,'
+        return (f'driver=blklogwrites,discard={"unmap" if discard else "ignore"},file.driver=file,file.filename={filename},file.discard=unmap,file.cache.no-flush=on,'
                 f'log.driver=nbd,log.server.type=unix,log.server.path={self.paths[disk]}')
 
     def length(self):
@@ -134,14 +134,14 @@ def is_data(e):
     return e.data is not None and e.data[:16] * 32 == e.data[:SECTOR] and any(e.data[:8])
 
 
-MODES = ('all', 'none', 'half', 'few', 'most', 'one lost', 'one there', 'data lost', 'data only', 'torn', 'last torn', 'discards lost')
+MODES = ('all', 'none', 'half', 'one lost', 'one there', 'data lost', 'data only', 'header lost', 'header there', 'torn', 'last torn', 'discards lost')
 
 
 def choose(mode, later, rnd):
     """For each entry that is not safe: True, False, or a function of the sector."""
     n = len(later)
     odd = rnd.randrange(n) if n else 0
-    share = {'all': 1, 'none': 0, 'half': .5, 'few': .1, 'most': .9}.get(mode)
+    share = {'all': 1, 'none': 0, 'half': .5}.get(mode)
     for i, e in enumerate(later):
         if share is not None:
             yield rnd.random() < share
@@ -149,6 +149,8 @@ def choose(mode, later, rnd):
             yield (i == odd) == (mode == 'one there')
         elif mode in ('data lost', 'data only'):
             yield is_data(e) == (mode == 'data only')
+        elif mode in ('header lost', 'header there'):
+            yield (e.sector == 0) == (mode == 'header there')
         elif mode == 'torn':
             whole = rnd.random()
             yield whole < .3 or (whole < .9 and (lambda _: rnd.random() < .5))
@@ -159,13 +161,20 @@ def choose(mode, later, rnd):
             yield not e.flags & DISCARD
 
 
+def lengths(entries, rnd, cuts):
+    """Where to cut a log: at its end, and in turn just before a flush, when most is at stake; after a write of the header; anywhere."""
+    flushes = [i for i, e in enumerate(entries) if e.flags & FLUSH]
+    headers = [i + 1 for i, e in enumerate(entries) if e.sectors and not e.sector]
+    anywhere = range(len(entries) + 1)
+    kinds = (flushes, headers, anywhere)
+    return sorted({len(entries)} | {rnd.choice(kinds[i % 3] or anywhere) for i in range(cuts - 1)})
+
+
 def states(images, entries, rnd, cuts, modes=MODES, flushes=True):
-    """Yields (length of the log, mode, State) for `cuts` random lengths, the whole log among them, one for each mode. flushes=False: as if the disk
-    had ignored them all."""
-    lengths = sorted({len(entries)} | {rnd.randrange(len(entries) + 1) for _ in range(cuts - 1)})
+    """Yields (length of the log, mode, State) for `cuts` lengths, one for each mode. flushes=False: as if the disk had ignored them all."""
     safe, later = State(images), []
     done = 0
-    for length in lengths:
+    for length in lengths(entries, rnd, cuts):
         for e in entries[done:length]:
             if e.flags & FLUSH and flushes:
                 for x in later:

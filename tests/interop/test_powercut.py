@@ -26,14 +26,15 @@ LENGTHS = (1, 2, 8, 8, 8, 8, 16, 128)
 # (options of qemu-img create, what else)
 SHAPES = [('', ''), ('cluster_size=4k,refcount_bits=64', ''), ('extended_l2=on', 'backing'), ('lazy_refcounts=on', ''), ('', 'data'),
           ('cluster_size=4k', 'snapshot'), ('compat=0.10,cluster_size=512', ''), ('compat=0.10', 'backing'), ('cluster_size=512', 'compressed'),
-          ('cluster_size=16k,extended_l2=on', 'snapshot')]
+          ('cluster_size=16k,extended_l2=on', 'snapshot'), ('cluster_size=512,refcount_bits=64', '')]
 
 
 class Cut:
     """One kill: an image, a server over recorded disks, a load, and the judgement."""
 
-    def __init__(self, tmp, shape, seed, filters=''):
+    def __init__(self, tmp, shape, seed, filters='', discard=True, export='writable=on'):
         opts, more = shape
+        self.export = export
         self.tmp, self.seed, self.rnd = tmp, seed, random.Random(seed)
         below = self.rnd.randbytes(3 << 20) if more == 'backing' else None
         self.image = im = verify.Image(f'{tmp}/disk', SIZE, opts, below, more == 'data')
@@ -49,12 +50,11 @@ class Cut:
         self.before = [open(f, 'rb').read() for f in self.files]
         self.recorder = powercut.Recorder(tmp, len(self.files))
         self.model.position = self.recorder.length
-        self.specs = [self.recorder.blockdev(i, f) + filters for i, f in enumerate(self.files)]
-        self.requests = 0
+        self.specs = [self.recorder.blockdev(i, f, discard) + filters for i, f in enumerate(self.files)]
 
     def firmware(self):
         disks = []
-        words = self.image.firmware_words('v', disks, specs=self.specs)
+        words = self.image.firmware_words('v', disks, specs=self.specs, export=self.export)
         return VM(lib.SERVER + words, disks)
 
     def peer(self):
@@ -66,12 +66,16 @@ class Cut:
         return verify.Peer(*words, '--blockdev', f'driver=qcow2,node-name=v,file=b0,discard=unmap{data}', '--export',
                            'type=nbd,id=v,node-name=v,name=v,writable=on')
 
-    def kill(self, serve, seconds):
+    def kill(self, serve, seconds, leave=False):
+        """leave: only when a `quit` is under way, or over."""
         sys.setswitchinterval(.0005)  # the recorder is a thread, and the server waits for it
         with serve() as s:
             load = verify.Load(self.model, [s.connect('v') for _ in range(4)], seed=self.seed, lengths=LENGTHS)
             end = time.time() + seconds
-            load.run(until=lambda: time.time() > end and (s.kill() or True))
+            load.run(until=lambda: time.time() > end and (leave or s.kill() or True))
+            if leave:
+                s.qmp()('quit')
+                time.sleep(self.rnd.choice((.1, 1)))
         self.recorder.close()
         assert load.done > 20 and not load.failed, f'{load.done} requests done, failed: {load.failed[:4]}'
         return self
@@ -111,8 +115,9 @@ class Cut:
 
 @pytest.mark.parametrize('kill', range(KILLS))
 def test_killed_under_load(kill, tmp):
-    cut = Cut(tmp, SHAPES[kill % len(SHAPES)], kill)
-    cut.kill(cut.firmware, random.Random(kill).uniform(.1, 3 if LONG else 1.2))
+    option = ',restart-safe=on' if kill % 3 == 1 else ''  # then metadata are written all the time, and seldom flushed
+    cut = Cut(tmp, SHAPES[kill % len(SHAPES)], kill, discard=kill % 4 != 1, export=f'writable=on{option}')
+    cut.kill(cut.firmware, random.Random(kill).uniform(.1, 3 if LONG else 1.2), leave=kill % 5 == 3)
     bad, _ = cut.judge(12 if LONG else 2)
     assert not bad, f'seed {kill}, {SHAPES[kill % len(SHAPES)]}: {bad}'
     cut.goes_on()
