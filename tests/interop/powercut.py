@@ -170,8 +170,9 @@ def lengths(entries, rnd, cuts):
     return sorted({len(entries)} | {rnd.choice(kinds[i % 3] or anywhere) for i in range(cuts - 1)})
 
 
-def states(images, entries, rnd, cuts, modes=MODES, flushes=True):
-    """Yields (length of the log, mode, State) for `cuts` lengths, one for each mode. flushes=False: as if the disk had ignored them all."""
+def states(images, entries, rnd, cuts, modes=MODES, flushes=True, each=len(MODES)):
+    """Yields (length of the log, mode, State) for `cuts` lengths, for each of the modes, or for that many of them by chance. flushes=False: as if the
+    disk had ignored them all."""
     safe, later = State(images), []
     done = 0
     for length in lengths(entries, rnd, cuts):
@@ -184,7 +185,7 @@ def states(images, entries, rnd, cuts, modes=MODES, flushes=True):
             elif e.sectors:
                 later.append(e)
         done = length
-        for mode in modes:
+        for mode in rnd.sample(modes, min(each, len(modes))):
             s = safe.copy()
             for e, keep in zip(later, choose(mode, later, rnd)):
                 if keep:

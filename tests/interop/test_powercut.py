@@ -80,10 +80,10 @@ class Cut:
         assert load.done > 20 and not load.failed, f'{load.done} requests done, failed: {load.failed[:4]}'
         return self
 
-    def judge(self, cuts, modes=powercut.MODES, flushes=True, first=False, lax=False):
+    def judge(self, cuts, modes=powercut.MODES, flushes=True, first=False, lax=False, each=len(powercut.MODES)):
         """{mode: (length, fault)} of bad states, and the number of states. first: stop at the first bad one."""
         judge, bad = powercut.Judge(self.image, self.model, self.tmp, lax), {}
-        for length, mode, state in powercut.states(self.before, self.recorder.entries, self.rnd, cuts, modes, flushes):
+        for length, mode, state in powercut.states(self.before, self.recorder.entries, self.rnd, cuts, modes, flushes, each):
             faults = judge.faults(length, state)
             if faults:
                 bad.setdefault(mode, (length, faults[0]))
@@ -118,7 +118,7 @@ def test_killed_under_load(kill, tmp):
     option = ',restart-safe=on' if kill % 3 == 1 else ''  # then metadata are written all the time, and seldom flushed
     cut = Cut(tmp, SHAPES[kill % len(SHAPES)], kill, discard=kill % 4 != 1, export=f'writable=on{option}')
     cut.kill(cut.firmware, random.Random(kill).uniform(.1, 3 if LONG else 1.2), leave=kill % 5 == 3)
-    bad, _ = cut.judge(12 if LONG else 2)
+    bad, _ = cut.judge(12, each=12) if LONG else cut.judge(4, each=5)
     assert not bad, f'seed {kill}, {SHAPES[kill % len(SHAPES)]}: {bad}'
     cut.goes_on()
 
