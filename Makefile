@@ -7,8 +7,8 @@
 #   asan     host objects under ASan and UBSan; every unit test is linked from these
 #   tsan     host objects under TSan, for the tests that run several loops
 #   fuzz     host objects by clang, for libFuzzer
-#   sim      kernel/, blk/ and formats/ over the simulator's own board; mutants: with the deliberate
-#            defects that it has to find
+#   sim      kernel/, blk/ and formats/ over the simulator's own board; simasan: under ASan and UBSan;
+#            mutants: with the deliberate defects that it has to find
 #
 # To add a file, name it in the room.mk of its folder:
 #   SRC_ALL     in every form               SRC_FW      in the firmware, on every architecture
@@ -114,15 +114,18 @@ SRC_of_tsan   = $(SRC_of_host)
 SRC_of_fuzz   = $(SRC_of_host)
 
 # The simulator (tests/sim): its own board under kernel/, blk/ and formats/.
-SIMS           := sim mutants
+SIMS           := sim mutants simasan
 CFLAGS_sim     := $(OURS) -DSR_FORM_HOST -DSR_SIM -DSR_FAULTS -O2 -fno-pie
 CFLAGS_mutants := $(CFLAGS_sim) -DSR_MUTANTS
+CFLAGS_simasan := $(CFLAGS_asan) -DSR_SIM
 SRC_of_sim      = $(sort $(filter-out kernel/pci% kernel/nic.c kernel/port.c, \
                       $(filter kernel/% blk/% formats/%,$(SRC_ALL))) \
                       boot/x86_64/switch.S $(wildcard tests/sim/*.c))
 SRC_of_mutants  = $(SRC_of_sim)
+SRC_of_simasan  = $(SRC_of_sim)
 FORMS          += $(SIMS)
 $(foreach f,$(SIMS),$(eval CC_$f := gcc)$(eval WARN_$f := $(WARN))$(eval LDFLAGS_$f := -no-pie))
+LDFLAGS_simasan := $(LDFLAGS_asan)
 
 # ------------------------------------------------------------------------------------------------
 # The libraries: sets LIBS_<form> and HEADERS_<form>; see there.

@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #define RAM_BYTES     (256u << 20) /* touched when used */
+#define ROOM_BYTES    (32u << 20)
 #define STACKS        96
 #define BIG_STACKS    4
 #define CONSOLE_BYTES 16384
@@ -164,11 +165,11 @@ void board_guard_page(void *page, bool guard)
 
 /* ---- running ---- */
 
-void sim_boot(void)
+void sim_boot(bool roomy)
 {
     page_init();
     loop_init(1);
-    if (pools_init(0))
+    if (pools_init(roomy ? pools_min_bytes() + ROOM_BYTES : 0))
         die("pools do not fit");
     co_init(STACKS, BIG_STACKS);
 }

@@ -128,8 +128,8 @@ static bool co_run_sequence(const struct bench *b, const struct sequence *q, enu
         .bench = b,
         .record = &the_record,
         .seed = q->parallel,
-        .how = {.all_subsets = effort == EFFORT_TEST ? 6 : 9,
-                .samples = effort == EFFORT_TEST ? 2 : 8,
+        .how = {.all_subsets = effort == EFFORT_LONG ? 9 : 6,
+                .samples = effort == EFFORT_LONG ? 8 : 2,
                 .from_op = q->parallel ? 0 : (uint32_t)strlen(q->ops) - 1},
     };
     return co_run_verify(&run);
@@ -163,7 +163,8 @@ static void set_ops(struct sequence *q, unsigned len, unsigned number)
 static void co_all(const struct bench *b, const char *places, unsigned parallel, enum effort effort)
 {
     struct sequence q = {.parallel = parallel};
-    for (unsigned len = parallel ? 2 : 1; len <= MAX_OPS; len++) {
+    unsigned most = effort == EFFORT_SHORT ? 2 : MAX_OPS;
+    for (unsigned len = parallel ? 2 : 1; len <= most; len++) {
         snprintf(q.places, sizeof(q.places), "%.*s", (int)len, places);
         for (unsigned n = 0; n < 1u << 3 * len && !enough(); n++) {
             set_ops(&q, len, n);

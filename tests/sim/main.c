@@ -3,7 +3,9 @@
  * The simulator's command line.
  *
  *     sim              what `make test` runs: its own test, exhaustive and seeded runs
+ *     sim short        a little of it (build/simasan: under ASan and UBSan)
  *     sim long SECS    more of both, until the time is over
+ *     sim SUBJECT      everything about one of the subjects (subject.c)
  *     sim CASE         one case (run.h), with a trace hash
  *     sim mutants [NAME]   each deliberate defect of the core has to be found (build/mutants)
  *
@@ -58,7 +60,7 @@ static void co_exhaustive_job(void *arg)
 static void exhaustive_job(const struct job *j)
 {
     sampling = (struct sampling){.reuse = 16, .check = 16, .qemu = 1000, .nested = 4};
-    sim_boot();
+    sim_boot(j->subject->roomy);
     sim_run(co_exhaustive_job, (void *)(uintptr_t)j);
 }
 
@@ -76,7 +78,7 @@ static void co_random_job(void *arg)
 static void random_job(const struct job *j)
 {
     sampling = (struct sampling){.reuse = 16, .check = 16, .qemu = 2000, .nested = 8};
-    sim_boot();
+    sim_boot(j->subject->roomy);
     sim_run(co_random_job, (void *)(uintptr_t)j);
 }
 
@@ -100,7 +102,7 @@ static void find_job(const struct job *j)
 {
     quiet();
     sampling = (struct sampling){.reuse = 16};
-    sim_boot();
+    sim_boot(j->subject->roomy);
     sim_run(co_find_job, (void *)(uintptr_t)j);
 }
 
@@ -119,6 +121,7 @@ static struct job *add_job(void (*run)(const struct job *), const struct subject
         abort();
     struct job *j = &jobs[njobs++];
     *j = (struct job){.run = run, .subject = s, .from = from, .to = to};
+    j->effort = EFFORT_TEST;
     snprintf(j->name, sizeof(j->name), "%s%s", s->name, what);
     return j;
 }
@@ -195,6 +198,35 @@ static int test(void)
     return run_suite("sim");
 }
 
+static const struct subject *any_subject(const char *name, size_t len)
+{
+    for (unsigned d = 0; d < TOY_COUNT; d++) {
+        const struct subject *s = toy_subject((enum toy_defect)d);
+        if (strlen(s->name) == len && !memcmp(s->name, name, len))
+            return s;
+    }
+    return subject_find(name, len);
+}
+
+/* All of one subject. */
+static int one_subject(const struct subject *s)
+{
+    add_job(exhaustive_job, s, "", 0, 0);
+    add_job(random_job, s, ":0..499", 0, 500);
+    add_job(random_job, s, ":500..999", 500, 1000);
+    return run_suite(s->name);
+}
+
+/* For a build that is slow: the sanitizers look on. */
+static int run_short(void)
+{
+    for (unsigned i = 0; i < nsubjects; i++) {
+        add_job(exhaustive_job, &subjects[i], "", 0, 0)->effort = EFFORT_SHORT;
+        add_job(random_job, &subjects[i], ":0..11", 0, 12);
+    }
+    return run_suite("sim-short");
+}
+
 /* ---- for as long as one likes ---- */
 
 /* Each exhaustively once, then seeds that no earlier run has had. */
@@ -221,20 +253,16 @@ static int run_long(unsigned seconds)
 
 static const char *case_text;
 
-static const struct subject *any_subject(const char *name, size_t len)
+static const struct subject *case_subject(void)
 {
-    for (unsigned d = 0; d < TOY_COUNT; d++) {
-        const struct subject *s = toy_subject((enum toy_defect)d);
-        if (strlen(s->name) == len && !memcmp(s->name, name, len))
-            return s;
-    }
-    return subject_find(name, len);
+    const char *colon = strchr(case_text, ':');
+    return colon ? any_subject(case_text, (size_t)(colon - case_text)) : NULL;
 }
 
 static void co_case(void *arg)
 {
     const char *colon = strchr(case_text, ':');
-    const struct subject *s = colon ? any_subject(case_text, (size_t)(colon - case_text)) : NULL;
+    const struct subject *s = case_subject();
     (void)arg;
     if (!s) {
         printf("no such case: %s\n", case_text);
@@ -254,7 +282,7 @@ static int one_case(const char *text)
     case_text = text;
     snprintf(sim_current, SIM_NAME_MAX, "%s", text);
     sampling = (struct sampling){.reuse = 4, .check = 4, .qemu = 50, .nested = 1};
-    sim_boot();
+    sim_boot(case_subject() && case_subject()->roomy);
     sim_run(co_case, NULL);
     qemu_end();
     if (getenv("SIM_EVENTS"))
@@ -319,7 +347,7 @@ static void mutant_job(const struct job *j)
 {
     quiet();
     sampling = (struct sampling){.reuse = 16, .nested = 4};
-    sim_boot();
+    sim_boot(j->subject->roomy);
     sim_run(co_mutant_job, (void *)(uintptr_t)j);
 }
 
@@ -347,11 +375,15 @@ int main(int argc, char **argv)
     setvbuf(stdout, NULL, _IOLBF, 0);
     if (argc == 1)
         return test();
+    if (!strcmp(argv[1], "short"))
+        return run_short();
     if (argc == 3 && !strcmp(argv[1], "long"))
         return run_long((unsigned)atoi(argv[2]));
 #ifdef SR_MUTANTS
     if (!strcmp(argv[1], "mutants"))
         return mutants(argv[2]);
 #endif
+    if (any_subject(argv[1], strlen(argv[1])))
+        return one_subject(any_subject(argv[1], strlen(argv[1])));
     return one_case(argv[1]);
 }

@@ -31,7 +31,7 @@ void medium_reset(struct medium *m, uint64_t size, uint64_t capacity, struct tra
     ASSERT(!m->opened && !m->inflight);
     capacity = align_up(capacity, SECTOR);
     uint8_t *data = m->data;
-    if (m->capacity != capacity) {
+    if (!data || m->capacity != capacity) {
         free(data);
         data = malloc(capacity + 1);
     }

@@ -14,7 +14,7 @@
 #include "tests/sim/verify.h"
 
 /* How much of everything. */
-enum effort { EFFORT_TEST, EFFORT_LONG };
+enum effort { EFFORT_SHORT, EFFORT_TEST, EFFORT_LONG };
 
 /* In coroutines, on the bench. false: it failed, and that has been reported. */
 bool co_exhaustive(const struct bench *b, enum effort effort);

@@ -23,8 +23,8 @@
 
 #define SECTOR 512u
 
-/* Starts the machine; once per process. */
-void sim_boot(void);
+/* Starts the machine; once per process. roomy: pools get more than the minimum. */
+void sim_boot(bool roomy);
 /* Runs fn in a coroutine on a big stack until it ends, and the loop with it. Outside of coroutines. */
 void sim_run(co_fn *fn, void *arg);
 /* From now on the seed decides. `frantic`: ready coroutines are picked at random, and time moves

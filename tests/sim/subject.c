@@ -39,7 +39,8 @@ static void reset_media(const struct subject *s)
     uint64_t enough = s->full + align_up(3 * s->size, 65536);
     reset(s, MEDIUM_FILE, true, s->file_size ? s->file_size : enough);
     reset(s, MEDIUM_DATA, s->data_file, s->size);
-    reset(s, MEDIUM_BACKING, s->backing, align_down(s->size * 3 / 4, SECTOR));
+    uint64_t below = s->backing_size ? s->backing_size : align_down(s->size * 3 / 4, SECTOR);
+    reset(s, MEDIUM_BACKING, s->backing, below);
 }
 
 static void fill_media(void)
@@ -106,7 +107,7 @@ static const char *open_text(const struct subject *s, struct heap *h)
         h, "driver=%s,node-name=vol,discard=unmap,file.driver=sim,file.disk=file%s%s%s%s",
         s->driver, s->data_file ? ",data-file.driver=sim,data-file.disk=data" : "",
         s->backing ? ",backing.driver=raw,backing.file.driver=sim,backing.file.disk=backing" : "",
-        s->open[0] ? "," : "", s->open);
+        s->open ? "," : "", s->open ? s->open : "");
 }
 
 /* ---- what is there before the runs ---- */
@@ -230,24 +231,33 @@ void bench_free(struct bench *b)
 #define CLEAR_FILE \
     .traits = {.align = 1, .growable = true, .zeroes = true, .discards = true, .clears = true}
 #define FULL_DISK .traits = {.align = 512, .zeroes = true, .discards = true, .fua = true}
-#define QCOW2(nm, cl, options, ...)                                                  \
+#define QCOW2_OF(nm, sz, cl, options, ...)                                           \
     {                                                                                \
-        .name = (nm), .driver = "qcow2", .open = "", .cluster = (cl),                \
-        .size = MAX(8 * (cl), 64u << 10), .create = "cluster-size=" #cl "," options, \
-        .check = qcow2_check, __VA_ARGS__                                            \
+        .name = (nm), .driver = "qcow2", .cluster = (cl), .size = (sz),              \
+        .create = "cluster-size=" #cl "," options, .check = qcow2_check, __VA_ARGS__ \
     }
+#define QCOW2(nm, cl, options, ...) QCOW2_OF(nm, MAX(8 * (cl), 64u << 10), cl, options, __VA_ARGS__)
 
 const struct subject subjects[] = {
+    {.name = "raw",
+     .driver = "raw",
+     .size = 32u << 10,
+     .cluster = 1024,
+     .file_size = 32u << 10,
+     DISK},
     QCOW2("v3", 512, "version=v3", DISK),
-    QCOW2("v3-file", 512, "version=v3", HOST_FILE),
+    QCOW2("v3-file", 512, "version=v3", HOST_FILE, .roomy = true),
     QCOW2("v3-4k", 4096, "version=v3", FULL_DISK),
     QCOW2("v3-fresh", 512, "version=v3", DISK, .fresh = true),
     QCOW2("v3-backing", 1024, "version=v3", DISK, .backing = true),
-    QCOW2("v2", 512, "version=v2", DISK),
+    QCOW2_OF("odd", (64u << 10) - 1536, 4096, "version=v3", HOST_FILE, .backing = true,
+             .backing_size = 40000),
+    QCOW2_OF("tiny-cache", 128u << 10, 512, "version=v3", DISK, .open = "l2-cache-size=512"),
+    QCOW2("v2", 512, "version=v2", DISK, .roomy = true),
     QCOW2("v2-backing", 1024, "version=v2", HOST_FILE, .backing = true),
     QCOW2("lazy", 512, "lazy-refcounts=on", DISK),
     QCOW2("lazy-backing", 1024, "lazy-refcounts=on", HOST_FILE, .backing = true),
-    QCOW2("sub", 16384, "extended-l2=on", HOST_FILE),
+    QCOW2("sub", 16384, "extended-l2=on", HOST_FILE, .roomy = true),
     QCOW2("sub-backing", 16384, "extended-l2=on", FULL_DISK, .backing = true),
     QCOW2("data", 512, "version=v3", DISK, .data_file = true),
     QCOW2("data-raw", 4096, "data-file-raw=on", CLEAR_FILE, .data_file = true),
@@ -255,12 +265,13 @@ const struct subject subjects[] = {
     QCOW2("snapshot", 512, "version=v3", DISK, .snapshot = true),
     QCOW2("wide", 512, "refcount-bits=64", HOST_FILE),
     QCOW2("table", 512, "refcount-bits=64", HOST_FILE, .full = (2u << 20) - (2u << 10)),
+    QCOW2("narrow", 1024, "refcount-bits=1", FULL_DISK),
+    QCOW2("zstd", 4096, "compression-type=zstd", DISK, .roomy = true),
     QCOW2("full", 512, "version=v3", DISK, .file_size = 56u << 10),
     QCOW2("full-file", 1024, "version=v3", HOST_FILE, .file_size = 56u << 10),
-    QCOW2("narrow", 1024, "refcount-bits=1", FULL_DISK),
-    QCOW2("zstd", 4096, "compression-type=zstd", DISK),
     QCOW2("safe", 512, "version=v3", DISK, .restart_safe = true),
     QCOW2("safe-lazy", 512, "lazy-refcounts=on", HOST_FILE, .restart_safe = true),
+    QCOW2("safe-data", 1024, "version=v3", FULL_DISK, .restart_safe = true, .data_file = true),
     QCOW2("safe-sub", 16384, "extended-l2=on", DISK, .restart_safe = true, .backing = true),
 };
 const unsigned nsubjects = ARRAY_LEN(subjects);

@@ -26,7 +26,9 @@ struct subject {
     uint64_t file_size;   /* of a file of fixed size; 0: enough for everything */
     bool fresh;           /* nothing is written to it before the runs */
     bool data_file, backing;
+    uint64_t backing_size; /* 0: three quarters of the volume */
     bool restart_safe;
+    bool roomy;    /* its processes have pools that are not at their minimum */
     bool snapshot; /* an internal snapshot is taken before the runs, by qemu-img */
     uint64_t full; /* the file's clusters up to there are taken, and leaked, before the runs */
     void (*make)(const struct subject *s); /* puts an image on the media */

@@ -91,11 +91,13 @@ def run_fuzz(program, args):
 
 SIM_LINE = re.compile(r"  (ok|FAIL|found|MISSED) +(\S+) .*?([\d.]+) s\b")
 
+SIM_SUM = re.compile(r"[\w-]+: \d+ (runs with|of) ")
+
 
 def run_sim(program, args):
     """The simulator prints a line for each of its jobs, what failed before it, and figures at the end."""
     suite = program.parent.name
-    words = ["mutants"] if suite == "mutants" else ["long", "3600"] if LONG else []
+    words = {"mutants": ["mutants"], "simasan": ["short"]}.get(suite, ["long", "3600"] if LONG else [])
     status, output, seconds = run([program.resolve(), *words])
     cases, said = [], []
     for line in output.splitlines():
@@ -107,7 +109,7 @@ def run_sim(program, args):
         said = [] if match else said + [line]
     if status != 0 and not any(case.failure is not None for case in cases):
         cases.append(Case(suite, "(program)", f"status {status}\n{output[-6000:]}", seconds))
-    print("\n".join(f"  {line}" for line in said if line.startswith(f"{suite}: ")), flush=True)
+    print("\n".join(f"  {line}" for line in said if SIM_SUM.match(line)), flush=True)
     return cases
 
 
