@@ -48,13 +48,13 @@ static struct {
     struct image image;
     uint8_t *pristine;
     /* The file below. */
-    uint64_t size, most;
+    uint64_t size, most, longest;
     bool native_zeroes, native_discard, slow;
     uint32_t align;
     /* The disk. */
     uint8_t *now, known[DISK_MAX];
     uint64_t disk;
-    bool trusted[DISK_MAX / 512 + 1], full;
+    bool trusted[DISK_MAX / 512 + 1], full, failed;
     struct origin *origin;
     struct request request[RUNNING_MAX];
     struct co_join join;
@@ -130,6 +130,7 @@ static int co_input_truncate(struct node *n, uint64_t size)
     if (size > n->size)
         memset(in.image.file + n->size, 0, size - n->size);
     in.size = size;
+    in.longest = MAX(in.longest, size);
     return 0;
 }
 
@@ -294,7 +295,7 @@ static void compare(uint64_t off, size_t len, const uint8_t *got, int r, const u
 /* What is new goes to clusters that nothing points at. */
 static bool sane(void)
 {
-    return !in.before.dangling && !in.before.bad;
+    return !in.before.dangling && !in.before.bad && !in.failed;
 }
 
 /* At the end, of an instance that has not seen the requests. */
@@ -412,6 +413,7 @@ static void co_request(void *arg)
     struct request *q = arg;
     enum op op = op_of(q->r);
     int r = co_act(q);
+    in.failed |= r != 0;
     if (r && !may_fail(q, r))
         panic("request %u: %s", op, sr_strerror(r));
     if (!r && q->was_corrupt && op != OP_DISCARD && op != OP_FLUSH)
@@ -476,12 +478,19 @@ static void co_check_read(const uint8_t *r)
     free(buf);
 }
 
+/* What was written and could not be flushed may be gone. */
+static void co_finish(void)
+{
+    co_wait_all();
+    in.failed |= co_blk_flush(in.origin->root) != 0;
+    co_close();
+}
+
 /* After that it may be read-only: when it was found corrupt. */
 static bool co_reopen(void)
 {
     uint64_t disk = in.disk;
-    co_wait_all();
-    co_close();
+    co_finish();
     if (!co_open(false))
         co_open_again(true);
     if (in.disk != disk)
@@ -503,7 +512,7 @@ static void co_script(void)
         else
             co_start_request(r);
     }
-    co_wait_all();
+    co_finish();
 }
 
 /* ---- one input ---- */
@@ -529,7 +538,6 @@ static void co_one(void *arg)
     } else if (in.disk && in.before.usable) {
         co_learn();
         co_script();
-        co_close();
         audit(&in.after, in.image.file, in.size);
         co_verify();
         check_snapshots();
@@ -547,7 +555,7 @@ static void prepare(const uint8_t *p, size_t n)
     memcpy(recipe, p, MIN(n, RECIPE_SIZE));
     in.records = p + MIN(n, RECIPE_SIZE);
     in.nrecords = MIN((n - MIN(n, RECIPE_SIZE)) / RECORD_SIZE, RECORDS_MAX);
-    memset(in.image.file, 0, MAX(in.size, in.image.end));
+    memset(in.image.file, 0, MAX(in.longest, in.image.end));
     if (in.image.external)
         memset(in.image.data, 0, 2 * DISK_MAX);
     memset(&in.image.damaged, 0, sizeof(in.image) - offsetof(struct image, damaged));
@@ -560,7 +568,7 @@ static void prepare(const uint8_t *p, size_t n)
     in.slow = recipe[5] & 2;
     in.native_zeroes = recipe[5] & 4;
     in.native_discard = recipe[5] & 8;
-    in.size = in.image.len;
+    in.size = in.longest = in.image.len;
     in.full = room;
     in.most = room ? in.size + room : AUDIT_FILE_MAX;
     in.most -= in.most % 512;
@@ -572,7 +580,7 @@ static void run(const uint8_t *p, size_t n)
 {
     static struct co_start start;
     prepare(p, n);
-    in.done = false;
+    in.done = in.failed = false;
     co_start(&start, co_one, NULL);
     for (unsigned i = 0; !in.done; i++) {
         if (i > 2000000)
@@ -607,7 +615,32 @@ int LLVMFuzzerTestOneInput(const uint8_t *p, size_t n)
     return 0;
 }
 
-/* ---- mutator: records are added, taken away, swapped, changed ---- */
+/* ---- mutator: records are added, taken away, changed; or all is made anew ---- */
+
+static uint32_t next(uint32_t *seed)
+{
+    *seed ^= *seed << 13;
+    *seed ^= *seed >> 17;
+    *seed ^= *seed << 5;
+    return *seed;
+}
+
+/* A recipe, a little damage, and some requests: what takes a mutator long to come to. */
+static size_t compose(uint8_t *p, size_t max, uint32_t seed)
+{
+    seed = seed * 2654435761u + 1;
+    unsigned damage = next(&seed) % 4, records = damage + 1 + next(&seed) % 10;
+    size_t n = RECIPE_SIZE + records * RECORD_SIZE;
+    if (n > max)
+        return 0;
+    for (size_t k = 0; k < n; k++)
+        p[k] = (uint8_t)(next(&seed) >> 8);
+    for (unsigned k = 0; k < records; k++) {
+        uint8_t *r = p + RECIPE_SIZE + k * RECORD_SIZE;
+        r[0] = (uint8_t)(k < damage ? r[0] & 0x7f : r[0] | 0x80);
+    }
+    return n;
+}
 
 static size_t insert(uint8_t *p, size_t n, size_t at, size_t max)
 {
@@ -624,6 +657,8 @@ size_t LLVMFuzzerCustomMutator(uint8_t *p, size_t n, size_t max, unsigned seed)
 {
     size_t records = n > RECIPE_SIZE ? (n - RECIPE_SIZE) / RECORD_SIZE : 0;
     size_t at = RECIPE_SIZE + (records ? seed / 16 % records : 0) * RECORD_SIZE;
+    if (seed % 16 >= 12)
+        return compose(p, max, seed);
     if (n < RECIPE_SIZE || seed % 16 < 3)
         return LLVMFuzzerMutate(p, n, max);
     if (seed % 16 < 6 || !records)
