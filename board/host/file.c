@@ -135,6 +135,16 @@ static int co_rw_all(struct node *n, bool write, uint64_t off, struct iov v, int
     return 0;
 }
 
+/* When a flush fails, Linux forgets what it could not write, and the next flush succeeds. Whoever
+ * believed that would take data for stable that are gone; so after one failure none succeeds. A
+ * stable write is told what others could not write, too, and then no flush is any more; but that there
+ * is no room for it is its own. */
+static void lost(struct node *n)
+{
+    struct file *f = n->state;
+    f->lost |= !n->cache_direct;
+}
+
 static int co_file_preadv(struct node *n, uint64_t off, struct iov v, unsigned flags)
 {
     (void)flags;
@@ -147,11 +157,12 @@ static int co_file_pwritev(struct node *n, uint64_t off, struct iov v, unsigned 
 {
     if (fault(FAULT_WRITE))
         return SR_EIO;
-    return co_rw_all(n, true, off, v, flags & BLK_FUA ? RWF_DSYNC : 0);
+    int rc = co_rw_all(n, true, off, v, flags & BLK_FUA ? RWF_DSYNC : 0);
+    if (unlikely(rc && rc != SR_ENOSPC && flags & BLK_FUA))
+        lost(n);
+    return rc;
 }
 
-/* When a flush fails, Linux forgets what it could not write, and the next flush succeeds. Whoever
- * believed that would take data for stable that are gone; so after one failure none succeeds. */
 static int co_file_flush(struct node *n)
 {
     struct file *f = n->state;
@@ -161,7 +172,8 @@ static int co_file_flush(struct node *n)
     file_op_init(&op);
     io_uring_prep_fsync(uring_sqe(&op.op), f->fd, IORING_FSYNC_DATASYNC);
     int res = co_file_op(&op);
-    f->lost = res < 0 && !n->cache_direct;
+    if (unlikely(res < 0))
+        lost(n);
     return res < 0 ? sr_from_linux(-res) : 0;
 }
 

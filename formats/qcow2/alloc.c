@@ -24,10 +24,13 @@
  *   - a request that looked at the entry before may still read or write it.
  * Entries are changed first and their old clusters put on `pending`; the commit that writes these
  * changes makes them `ready` and begins a new epoch of requests; a coroutine then flushes, waits for
- * the requests of the old epoch, lowers the refcounts, and tells the node below before anybody can
- * take what became free. While it is at work the next ones gather on `pending`.
+ * the requests of the old epoch, tells the node below what will be free, and lowers the refcounts.
+ * While it is at work the next ones gather on `pending`.
  *
- *     change -> pending -> (commit) -> ready -> (flush, requests end) -> refcount - 1, discard
+ *     change -> pending -> (commit) -> ready -> (flush, requests end) -> discard, refcount - 1
+ *
+ * An entry that is not COPIED says that its cluster is another's, too. When the refcount is 1 all the
+ * same, one of the two lies, and the cluster stays: a leak is nothing beside what it could be.
  *
  * Packed clusters. Compressed data begin right behind the one before, also when they go on in the next
  * cluster; each cluster counts the pieces that touch it.
@@ -369,7 +372,7 @@ static void now_free(struct qcow2 *s, uint64_t cluster)
     clusters_forget(s, cluster << s->cluster_bits, cluster_size(s));
 }
 
-static int co_drop_one(struct qcow2 *s, uint64_t cluster, bool *is_free)
+static int co_drop_one(struct qcow2 *s, uint64_t cluster, bool shared)
 {
     struct ref_slice *slice;
     int r = co_ref_slice(s, cluster, &slice);
@@ -378,40 +381,20 @@ static int co_drop_one(struct qcow2 *s, uint64_t cluster, bool *is_free)
     uint64_t v = slice ? ref_get(s, slice, cluster) : 0;
     if (!v)
         return qcow2_corruption(s, cluster << s->cluster_bits, "Refcount of a cluster in use is 0");
+    if (v == 1 && shared)
+        return 0;
     ref_set(s, slice, cluster, v - 1);
-    *is_free = v == 1;
-    if (*is_free)
+    if (v == 1)
         now_free(s, cluster);
     return 0;
 }
 
-/* Clusters that others still refer to keep their content. */
-static void co_tell_below(struct qcow2 *s, uint64_t first, uint64_t end)
+int co_ref_drop(struct qcow2 *s, uint64_t cluster, uint64_t count, bool shared)
 {
-    if (first < end)
-        (void)co_blk_pdiscard(s->node->file, first << s->cluster_bits,
-                              (end - first) << s->cluster_bits);
-}
-
-int co_ref_drop(struct qcow2 *s, uint64_t cluster, uint64_t count, bool discard)
-{
-    uint64_t end = cluster + count, from = cluster;
     int r = 0;
-    for (; cluster < end && !r; cluster++) {
-        bool is_free = false;
-        r = co_drop_one(s, cluster, &is_free);
-        if (is_free && discard)
-            continue;
-        co_tell_below(s, from, discard ? cluster : from);
-        from = cluster + 1;
-    }
-    co_tell_below(s, from, discard && !r ? end : from);
+    for (uint64_t end = cluster + count; cluster < end && !r; cluster++)
+        r = co_drop_one(s, cluster, shared);
     return r;
-}
-
-static uint64_t last_cluster(const struct qcow2 *s, uint64_t host, uint64_t len)
-{
-    return (host + len - 1) >> s->cluster_bits;
 }
 
 void co_unalloc(struct qcow2 *s, uint64_t host, uint64_t len)
@@ -428,20 +411,18 @@ bool free_room(const struct qcow2 *s, uint64_t entries)
     return entries <= QCOW2_FREES - s->w->npending;
 }
 
-void free_later(struct qcow2 *s, uint64_t host, uint64_t len, bool discard)
+void free_later(struct qcow2 *s, struct freed f)
 {
     struct writer *w = s->w;
-    uint64_t first = host >> s->cluster_bits;
-    uint32_t count = (uint32_t)(last_cluster(s, host, len) - first + 1);
     struct freed *last = w->npending ? &w->pending[w->npending - 1] : NULL;
     w->pending_since = w->changes + 1;
-    if (last && last->first + last->count == first && last->discard == discard &&
-        count <= UINT32_MAX - last->count) {
-        last->count += count;
+    if (last && last->first + last->count == f.first && last->discard == f.discard &&
+        last->shared == f.shared && f.count <= UINT32_MAX - last->count) {
+        last->count += f.count;
         return;
     }
     ASSERT(w->npending < QCOW2_FREES);
-    w->pending[w->npending++] = (struct freed){first, count, discard};
+    w->pending[w->npending++] = f;
 }
 
 /* ---- reclaiming ---- */
@@ -473,28 +454,69 @@ static void co_grace(struct qcow2 *s)
     if (MUTANT(FREE_NO_GRACE))
         return;
     co_l2_wait_readers();
-    if (loop_count() > 1) {
-        while (old_requests(s))
-            co_sleep_ns(GRACE_NS);
-        return;
-    }
-    s->reclaim = co_self();
     while (old_requests(s))
-        co_yield ();
-    s->reclaim = NULL;
+        co_sleep_ns(GRACE_NS);
+}
+
+/* How many of `f`, from the first on, can be discarded: within a slice, and this is their last
+ * reference. With alloc held. */
+static int co_last_refs(struct qcow2 *s, const struct freed *f, uint64_t *n)
+{
+    struct ref_slice *slice;
+    *n = 0;
+    if (!f->discard || f->shared)
+        return 0;
+    int r = co_ref_slice(s, f->first, &slice);
+    if (r || !slice)
+        return r;
+    uint64_t end = MIN(f->first + f->count, slice->first + (1ull << s->w->refs.slice_bits));
+    while (f->first + *n < end && ref_get(s, slice, f->first + *n) == 1)
+        ++*n;
+    if (s->w->pack >> s->cluster_bits >= f->first && s->w->pack >> s->cluster_bits < f->first + *n)
+        s->w->pack = 0; /* nothing more goes there */
+    return 0;
+}
+
+/* The first few of `f`: those that can be discarded, else one. What is discarded is counted until
+ * that is done, so nobody takes it; and nobody who takes others waits for it. */
+static int co_free_some(struct qcow2 *s, struct freed *f)
+{
+    uint64_t n;
+    co_mutex_lock(&s->w->alloc);
+    int r = co_last_refs(s, f, &n);
+    if (!r && n) {
+        co_mutex_unlock(&s->w->alloc);
+        (void)co_blk_pdiscard(s->node->file, f->first << s->cluster_bits, n << s->cluster_bits);
+        co_mutex_lock(&s->w->alloc);
+    }
+    n = n ? n : f->discard && !f->shared ? 1 : f->count;
+    if (!r)
+        r = s->corrupt ? SR_EIO : co_ref_drop(s, f->first, n, f->shared);
+    co_mutex_unlock(&s->w->alloc);
+    f->first += n;
+    f->count -= (uint32_t)n;
+    return r;
+}
+
+/* What fails is lost, and the rest goes on. */
+static int co_free_runs(struct spread *p)
+{
+    struct qcow2 *s = p->s;
+    int r = 0;
+    while (p->next < s->w->nready && !s->corrupt) {
+        struct freed f = s->w->ready[p->next++];
+        int e = 0;
+        while (f.count && !e)
+            e = co_free_some(s, &f);
+        r = r ? r : e;
+    }
+    return r;
 }
 
 static void co_drop_ready(struct qcow2 *s)
 {
-    struct writer *w = s->w;
-    int r = 0;
-    co_mutex_lock(&w->alloc);
-    for (unsigned i = 0; i < w->nready && !s->corrupt; i++) {
-        int e = co_ref_drop(s, w->ready[i].first, w->ready[i].count, w->ready[i].discard);
-        r = r ? r : e;
-    }
-    w->nready = 0;
-    co_mutex_unlock(&w->alloc);
+    int r = co_spread(s, co_free_runs, s->w->nready);
+    s->w->nready = 0;
     if (r)
         log_limited("qcow2", "node %s: clusters are lost", s->node->name);
 }

@@ -29,12 +29,34 @@
 #include "formats/qcow2/writer.h"
 
 #define STACKS_LEFT 8u /* ordinary starts that must still find a stack */
-#define SPREAD      7u /* slices are written side by side, by this many more coroutines */
+#define SPREAD      7u /* more coroutines that do the same work */
 
 void co_wait_link(struct qcow2 *s)
 {
     while (s->w->committing && !MUTANT(COMMIT_OPEN))
         co_queue_wait(&s->w->commit_wait);
+}
+
+/* ---- side by side ---- */
+
+static void co_spread_one(void *arg)
+{
+    struct spread *p = arg;
+    co_join_done(&p->join, p->co_work(p));
+}
+
+int co_spread(struct qcow2 *s, int (*co_work)(struct spread *p), unsigned jobs)
+{
+    struct spread p = {.s = s, .co_work = co_work};
+    struct co_start more[SPREAD];
+    co_join_init(&p.join);
+    for (unsigned i = 0; i < SPREAD && i + 1 < jobs && co_stacks_free() >= STACKS_LEFT; i++) {
+        co_join_add(&p.join);
+        co_start_child(&more[i], co_spread_one, &p);
+    }
+    co_join_add(&p.join);
+    co_spread_one(&p);
+    return co_join_wait(&p.join);
 }
 
 /* ---- L1 ---- */
@@ -46,6 +68,12 @@ void l1_set(struct qcow2 *s, uint64_t index, uint64_t entry)
     uint64_t sector = index * 8 / L1_SECTOR;
     entry_set(&s->l1[index], entry);
     s->w->l1_dirty[sector / 64] |= 1ull << sector % 64;
+}
+
+bool entry_written(const struct qcow2 *s, const struct l2_slice *slice, uint64_t off)
+{
+    uint64_t sector = (off >> s->l2_shift) * 8 / L1_SECTOR;
+    return !slice->dirty && !(s->w->l1_dirty[sector / 64] & 1ull << sector % 64);
 }
 
 static int co_write_l1_sector(struct qcow2 *s, uint64_t sector)
@@ -82,14 +110,8 @@ static int co_write_slice(struct qcow2 *s, struct l2_slice *slice)
     return co_blk_pwrite(s->node->file, host, slice->entries, s->l2.slice_size, 0);
 }
 
-struct spread {
-    struct qcow2 *s;
-    struct co_join join;
-};
-
-static void co_write_slices(void *arg)
+static int co_write_slices(struct spread *p)
 {
-    struct spread *p = arg;
     struct l2_cache *c = &p->s->l2;
     struct l2_slice *slice;
     int r = 0;
@@ -103,23 +125,7 @@ static void co_write_slices(void *arg)
         slice->dirty = false;
         c->ndirty--;
     }
-    co_join_done(&p->join, r);
-}
-
-static int co_write_l2(struct qcow2 *s)
-{
-    struct spread p = {.s = s};
-    struct co_start more[SPREAD];
-    co_join_init(&p.join);
-    for (unsigned i = 0; i < SPREAD && i + 1 < s->l2.ndirty; i++) {
-        if (co_stacks_free() < STACKS_LEFT)
-            break;
-        co_join_add(&p.join);
-        co_start_child(&more[i], co_write_slices, &p);
-    }
-    co_join_add(&p.join);
-    co_write_slices(&p);
-    return co_join_wait(&p.join);
+    return r;
 }
 
 /* ---- in order ---- */
@@ -144,7 +150,7 @@ static int co_write_refs(struct qcow2 *s)
 
 static int co_write_entries(struct qcow2 *s)
 {
-    int r = co_write_l2(s);
+    int r = co_spread(s, co_write_slices, s->l2.ndirty);
     return r ? r : co_write_l1(s);
 }
 

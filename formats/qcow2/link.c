@@ -31,13 +31,15 @@ static int co_copy_table(struct qcow2 *s, uint64_t from, uint64_t to)
     return r;
 }
 
-static int co_fill_table(struct qcow2 *s, uint64_t old, const struct found *f)
+/* Also where zeroes are already: the table needs its blocks below now, when there may be none left, and
+ * not when its entries are committed. */
+static int co_fill_table(struct qcow2 *s, uint64_t old, uint64_t host)
 {
     if (MUTANT(TABLE_UNWRITTEN))
         return 0;
     if (old)
-        return co_copy_table(s, old, f->host);
-    return f->zeroed ? 0 : co_blk_pwrite_zeroes(s->node->file, f->host, s->cluster_mask + 1, 0);
+        return co_copy_table(s, old, host);
+    return co_blk_pwrite_zeroes(s->node->file, host, s->cluster_mask + 1, 0);
 }
 
 /* With tables held. */
@@ -50,11 +52,11 @@ static int co_make_table(struct qcow2 *s, uint64_t off)
         return 0;
     int r = qcow2_slice_host(s, align_down(off, 1ull << s->l2_shift), &slice);
     if (!r)
-        r = co_alloc(s, UINT64_MAX, 1, true, &f);
+        r = co_alloc(s, UINT64_MAX, 1, false, &f);
     if (r)
         return r;
     old &= QCOW2_OFFSET_MASK;
-    r = co_fill_table(s, old, &f);
+    r = co_fill_table(s, old, f.host);
     while (!r && (w->committing || !free_room(s, 1)))
         if (w->committing)
             co_wait_link(s);
@@ -65,7 +67,7 @@ static int co_make_table(struct qcow2 *s, uint64_t off)
         return r;
     }
     if (old)
-        free_later(s, old, 1, false);
+        free_later(s, (struct freed){.first = old >> s->cluster_bits, .count = 1, .shared = true});
     verify_note(s, f.host);
     l1_set(s, i, f.host | QCOW2_COPIED);
     w->changes++;
@@ -143,16 +145,22 @@ struct alloc_op *alloc_overlap(struct qcow2 *s, uint64_t start, uint64_t end)
 /* What an entry names loses a reference. */
 void entry_free(struct qcow2 *s, uint64_t entry, bool discard)
 {
-    uint64_t host = entry & QCOW2_OFFSET_MASK;
+    uint64_t host = entry & QCOW2_OFFSET_MASK, len = 1;
+    struct freed f = {.discard = discard};
     if (s->external)
         return;
     if (entry & QCOW2_L2_COMPRESSED) {
         uint64_t sectors = (entry & (QCOW2_L2_COMPRESSED - 1)) >> s->csize_shift;
         host = entry & ((1ull << s->csize_shift) - 1);
-        free_later(s, host, (sectors + 1) * QCOW2_SECTOR - host % QCOW2_SECTOR, discard);
+        len = (sectors + 1) * QCOW2_SECTOR - host % QCOW2_SECTOR;
     } else if (host) {
-        free_later(s, host, s->cluster_mask + 1, discard);
+        f.shared = !(entry & QCOW2_COPIED);
+    } else {
+        return;
     }
+    f.first = host >> s->cluster_bits;
+    f.count = (uint32_t)(last_cluster(s, host, len) - f.first + 1);
+    free_later(s, f);
 }
 
 /* ---- zeroes and discard ---- */

@@ -165,9 +165,8 @@ struct qcow2 {
     struct cluster_set *clusters;
     char *squeeze; /* a cluster and the compressor's state; NULL: none was compressed yet */
     struct node *node;
-    struct writer *w;   /* NULL: read-only */
-    bool corrupt;       /* something was seen that forbids writing */
-    struct co *reclaim; /* one loop only: waits for requests of the other epoch to end */
+    struct writer *w; /* NULL: read-only */
+    bool corrupt;     /* something was seen that forbids writing */
     struct qcow2_io {
         unsigned n[2]; /* requests under way, by epoch */
     } __attribute__((aligned(CACHE_LINE))) io[MAX_LOOPS];
@@ -190,10 +189,8 @@ static inline unsigned qcow2_io_begin(struct qcow2 *s)
 }
 static inline void qcow2_io_end(struct qcow2 *s, unsigned e)
 {
-    unsigned *n = &s->io[loop_id()].n[e], left = *n - 1;
-    __atomic_store_n(n, left, __ATOMIC_RELEASE);
-    if (!left && unlikely(s->reclaim))
-        co_wake(s->reclaim);
+    unsigned *n = &s->io[loop_id()].n[e];
+    __atomic_store_n(n, *n - 1, __ATOMIC_RELEASE);
 }
 
 /* ---- map.c ---- */

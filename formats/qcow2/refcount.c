@@ -267,17 +267,26 @@ int co_ref_slice(struct qcow2 *s, uint64_t cluster, struct ref_slice **out)
     return 0;
 }
 
-int co_refs_write(struct qcow2 *s)
+static int co_write_some(struct spread *p)
 {
-    struct refcounts *R = refs_of(s);
+    struct refcounts *R = refs_of(p->s);
     int e = 0;
-    for (unsigned i = 0; i < R->count && !e; i++) {
-        struct ref_slice *r = &R->slices[i];
-        co_wait_written(s, r);
+    while (p->next < R->count && !e && !p->join.error) {
+        struct ref_slice *r = &R->slices[p->next++];
+        co_wait_written(p->s, r);
         if (r->valid && r->dirty)
-            e = co_slice_write(s, r);
+            e = co_slice_write(p->s, r);
     }
     return e;
+}
+
+int co_refs_write(struct qcow2 *s)
+{
+    const struct refcounts *R = refs_of(s);
+    unsigned dirty = 0;
+    for (unsigned i = 0; i < R->count; i++)
+        dirty += R->slices[i].valid && (R->slices[i].dirty || R->slices[i].writing);
+    return dirty ? co_spread(s, co_write_some, dirty) : 0;
 }
 
 /* ---- new blocks ---- */

@@ -503,12 +503,17 @@ static __attribute__((noinline)) int co_write_home(struct node *n, uint64_t off,
     return r;
 }
 
-/* What is promised beyond the data is true already. */
-static inline bool kept(const struct qcow2 *s, unsigned flags)
+/* What is promised beyond the data is true already. Settled is what has been written of the way to
+ * them; stable, only what was flushed since the last change. */
+static __attribute__((noinline)) bool kept(const struct qcow2 *s, uint64_t off, unsigned flags)
 {
     const struct writer *w = s->w;
-    return !(flags & ~(unsigned)(BLK_FUA | BLK_SETTLED)) && loop_id() == s->node->home_loop &&
-           (flags & BLK_FUA || w->below ? w->stable : w->committed) == w->changes;
+    if (flags & ~(unsigned)(BLK_FUA | BLK_SETTLED) || loop_id() != s->node->home_loop)
+        return false;
+    if (flags & BLK_FUA || w->below)
+        return w->stable == w->changes;
+    const struct l2_slice *slice = l2_lookup(&s->l2, off >> s->slice_shift);
+    return slice && entry_written(s, slice, off);
 }
 
 int co_qcow2_pwritev(struct node *n, uint64_t off, struct iov v, unsigned flags)
@@ -517,7 +522,7 @@ int co_qcow2_pwritev(struct node *n, uint64_t off, struct iov v, unsigned flags)
     uint64_t host;
     flags &= ~(unsigned)BLK_WRITE_UNCHANGED;
     unsigned e = qcow2_io_begin(s);
-    if (likely(qcow2_map_in_place(s, off, v.len, &host) && (!flags || kept(s, flags)))) {
+    if (likely(qcow2_map_in_place(s, off, v.len, &host) && (!flags || kept(s, off, flags)))) {
         int r = co_blk_pwritev(s->data, host, v, flags ? flags & (BLK_FUA | s->w->below) : 0);
         qcow2_io_end(s, e);
         return r;

@@ -57,6 +57,7 @@ struct freed {
     uint64_t first;
     uint32_t count;
     bool discard; /* what becomes free is discarded below */
+    bool shared;  /* not COPIED: others name it, too, and it does not become free */
 };
 struct found {
     uint64_t host, count; /* clusters, adjacent */
@@ -80,20 +81,24 @@ int co_alloc_packed(struct qcow2 *s, size_t len, uint64_t *host);
 int co_make_room(struct qcow2 *s);
 /* Back at once: no entry ever named them. */
 void co_unalloc(struct qcow2 *s, uint64_t host, uint64_t len);
-/* With alloc held: takes a reference from each; discard: what becomes free is discarded below. */
-int co_ref_drop(struct qcow2 *s, uint64_t cluster, uint64_t count, bool discard);
+/* With alloc held: takes a reference from each; shared: but not the last one. */
+int co_ref_drop(struct qcow2 *s, uint64_t cluster, uint64_t count, bool shared);
 /* A file size: whole clusters, and whole blocks of what is below. */
 uint64_t file_round(const struct qcow2 *s, uint64_t size);
 /* With alloc held: the file has room for clusters below `end`. SR_ENOSPC. */
 int co_grow(struct qcow2 *s, uint64_t end);
 /* Later, when the change that comes with it is committed and stable. There is room: free_room(). */
-void free_later(struct qcow2 *s, uint64_t host, uint64_t len, bool discard);
+void free_later(struct qcow2 *s, struct freed f);
 bool free_room(const struct qcow2 *s, uint64_t entries);
 /* Waits until what is committed was freed. */
 void co_reclaim_wait(struct qcow2 *s);
 /* Called by a commit, with linking shut: what is pending is ready now. True: call reclaim_start. */
 bool frees_committed(struct qcow2 *s);
 void reclaim_start(struct qcow2 *s);
+static inline uint64_t last_cluster(const struct qcow2 *s, uint64_t host, uint64_t len)
+{
+    return (host + len - 1) >> s->cluster_bits;
+}
 
 /* ---- commit.c ---- */
 
@@ -104,6 +109,18 @@ int co_commit_stable(struct qcow2 *s);
 /* Entries may change now, until the next yield. */
 void co_wait_link(struct qcow2 *s);
 void l1_set(struct qcow2 *s, uint64_t index, uint64_t entry);
+/* The entry of `off`, found in `slice`, is in the file, and so is the way to it. */
+bool entry_written(const struct qcow2 *s, const struct l2_slice *slice, uint64_t off);
+
+/* Work side by side: `co_work` runs here and in a few more coroutines, as many as `jobs` and the stacks
+ * allow; each takes the next job that nobody has taken, until there is none. */
+struct spread {
+    struct qcow2 *s;
+    int (*co_work)(struct spread *p);
+    unsigned next; /* job */
+    struct co_join join;
+};
+int co_spread(struct qcow2 *s, int (*co_work)(struct spread *p), unsigned jobs);
 
 /* ---- link.c ---- */
 

@@ -301,3 +301,33 @@ def test_full_disk_host(tmp):
         assert not model.check(im.content())
     finally:
         small.close()
+
+
+@pytest.mark.parametrize('opts', ['', 'cluster_size=4k', 'cluster_size=4k,lazy_refcounts=on'])
+def test_full_disk_is_the_writers(tmp, opts):
+    """Each write that succeeded can be flushed: also its L2 table has its place when there is none left."""
+    small, size, step = SmallFolder(f'{tmp}/small', '6m'), 64 << 20, 1 << 16
+    try:
+        im = verify.Image(f'{tmp}/x', size, opts)
+        small.run('cp', im.path, f'{small.path}/x')
+        im.path = f'{small.path}/x'
+        order, kept, refused = random.Random(1).sample(range(size // step), 300), {}, set()
+        with Host(*im.host_words(), program=small.program(f'{tmp}/ours', HOST)) as s:
+            h = s.connect('v')
+            for n, i in enumerate(order):
+                try:
+                    h.pwrite(n.to_bytes(4, 'big') * (step // 4), i * step)
+                    kept[i] = n
+                except lib.nbd.Error as e:
+                    refused.add(e.errno)
+            h.flush()
+            h.shutdown()
+            s.quit()
+        assert refused == {'ENOSPC'}
+        small.run('cp', im.path, f'{tmp}/x')
+        im.path = f'{tmp}/x'
+        im.sound()
+        content = im.content()
+        assert not [i for i, n in kept.items() if content[i * step:(i + 1) * step] != n.to_bytes(4, 'big') * (step // 4)]
+    finally:
+        small.close()

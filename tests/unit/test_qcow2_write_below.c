@@ -369,6 +369,26 @@ TEST(fua_in_place)
     co_done(&w);
 }
 
+/* What a settled write needs is the way to its own cluster: changes elsewhere wait for their own commit. */
+TEST(settled_in_place)
+{
+    struct qimage w;
+    (void)arg;
+    co_warm(&w, &grows);
+    assert_int_equal(co_qop(&w, (struct qop){Q_WRITE, 48 << 20, CLUSTER, 0}), 0);
+    memdisk_forget(file_of(&w));
+    assert_int_equal(co_qop(&w, (struct qop){Q_WRITE, 8 << 20, 4096, BLK_SETTLED}), 0);
+    expect_counts(&w, 0, 1, 0, 0);
+    memdisk_forget(file_of(&w));
+    /* and of the slice that was changed: refcounts, flush, slice, sector of the L1 table */
+    assert_int_equal(co_qop(&w, (struct qop){Q_WRITE, (48 << 20) + 4096, 4096, BLK_SETTLED}), 0);
+    assert_int_equal(file_of(&w)->count[MEM_FLUSH], 1);
+    memdisk_forget(file_of(&w));
+    assert_int_equal(co_qop(&w, (struct qop){Q_WRITE, 48 << 20, 4096, BLK_SETTLED}), 0);
+    expect_counts(&w, 0, 1, 0, 0);
+    co_done(&w);
+}
+
 /* ---- space that is given back ---- */
 
 /* Not before the file has forgotten the cluster for good, and every read of it is over. */
@@ -393,21 +413,45 @@ TEST(discard_later)
     assert_int_equal(m->count[MEM_DISCARD], 0); /* the read may be there still */
     memdisk_release(m);
     co_until_done(&read, 1);
-    co_some_turns();
+    for (unsigned ms = 0; ms < 5000 && !m->count[MEM_DISCARD]; ms++)
+        co_sleep_ns(1000000);
     assert_int_equal(m->count[MEM_DISCARD], 1);
     assert_int_equal(m->bytes[MEM_DISCARD], CLUSTER);
     memset(w.model + (8 << 20), 0, CLUSTER);
     co_done(&w);
 }
 
+/* Who takes other clusters does not wait for a disk that is slow to discard. */
+TEST(discard_alone)
+{
+    static const struct qcase c = {"", 64 << 20, "size=80M,discards=on", "", .requests = 0};
+    struct doing flush;
+    struct qimage w;
+    (void)arg;
+    co_warm(&w, &c);
+    struct memdisk *m = file_of(&w);
+    memdisk_hold(m, MEM_DISCARD);
+    assert_int_equal(co_blk_pdiscard(w.t.c, 8 << 20, CLUSTER), 0);
+    memset(w.model + (8 << 20), 0, CLUSTER);
+    begin(&flush, &w, (struct qop){Q_FLUSH, 0, 0, 0});
+    co_until_done(&flush, 1);
+    for (unsigned ms = 0; ms < 5000 && !m->nparked; ms++)
+        co_sleep_ns(1000000);
+    assert_int_equal(m->nparked, 1);
+    assert_int_equal(co_qop(&w, (struct qop){Q_WRITE, 12 << 20, CLUSTER, 0}), 0);
+    memdisk_release(m);
+    co_done(&w);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_in_place),     cmocka_unit_test(test_part_of_new),
-        cmocka_unit_test(test_thousand),     cmocka_unit_test(test_neighbours),
-        cmocka_unit_test(test_one_commit),   cmocka_unit_test(test_held_commit),
-        cmocka_unit_test(test_promises),     cmocka_unit_test(test_not_before),
-        cmocka_unit_test(test_fua_in_place), cmocka_unit_test(test_discard_later),
+        cmocka_unit_test(test_in_place),      cmocka_unit_test(test_part_of_new),
+        cmocka_unit_test(test_thousand),      cmocka_unit_test(test_neighbours),
+        cmocka_unit_test(test_one_commit),    cmocka_unit_test(test_held_commit),
+        cmocka_unit_test(test_promises),      cmocka_unit_test(test_not_before),
+        cmocka_unit_test(test_fua_in_place),  cmocka_unit_test(test_settled_in_place),
+        cmocka_unit_test(test_discard_later), cmocka_unit_test(test_discard_alone),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
