@@ -7,6 +7,7 @@
  * Everything runs on the boot core with interrupts off; nothing here yields.
  *
  *   boot/ARCH   entry, reads the loader's records, memory_add and memory_reserve
+ *               or board_survey, when there are no such records
  *   boot/ARCH   final page tables, exception vectors
  *   board_start(boot_info)           console, ACPI or FDT, interrupt controller, clock
  *   strongroom_main(cmdline)         on a 64 KiB stack in the linear map
@@ -23,10 +24,17 @@ struct phys_range {
 struct boot_info {
     const char *cmdline; /* in the linear map, "" when there is none */
     uint64_t rsdp;       /* 0: no ACPI */
+    uint64_t fdt;        /* flattened device tree, 0: none */
     unsigned module_count;
     struct phys_range module[BOOT_MODULES];
 };
 
+/* board/NAME, where the loader gives nothing but a device tree (aarch64): reads it and calls
+ * memory_add and memory_reserve (the tree itself included), then sets info->cmdline and the
+ * modules. RAM that is known already (memory_ram: from UEFI) stays as it is, so does a command line
+ * that is not NULL. Runs on the first page tables, which map the image only: phys_window and
+ * mmio_map work for small things (the tree, a console), allocators do not. */
+void board_survey(struct boot_info *info);
 /* board/NAME: goes on with what is machine-specific, ends in strongroom_main. */
 NORETURN void board_start(const struct boot_info *info);
 /* board/main.c. */

@@ -15,7 +15,9 @@ struct irq {
     unsigned loop;
 };
 int irq_alloc(struct irq *irq, unsigned loop);
-void irq_msi_message(const struct irq *irq, uint64_t *addr, uint32_t *data);
+/* The message that raises the interrupt when `requester` (a PCI function: bus << 8 | device << 3 |
+ * function) writes it; some controllers tell senders apart. */
+int irq_msi_message(const struct irq *irq, uint32_t requester, uint64_t *addr, uint32_t *data);
 /* Route a wired line (global system interrupt) to the vector. level: level-triggered; low: active
  * low. */
 int irq_route_gsi(const struct irq *irq, unsigned gsi, bool level, bool low);

@@ -429,6 +429,11 @@ void pci_enable(struct pci_dev *d)
     pci_write(d, PCI_COMMAND, 2, command | COMMAND_MEMORY | COMMAND_MASTER | COMMAND_NO_INTX);
 }
 
+static uint32_t requester(const struct pci_dev *d)
+{
+    return (uint32_t)d->bus << 8 | devfn(d);
+}
+
 int pci_msix_enable(struct pci_dev *d)
 {
     if (!d->msix_cap)
@@ -452,7 +457,9 @@ int pci_msix_set(struct pci_dev *d, unsigned entry, const struct irq *irq)
     uint32_t data;
     if (!d->msix || entry >= d->msix_vectors)
         return SR_EINVAL;
-    irq_msi_message(irq, &addr, &data);
+    int r = irq_msi_message(irq, requester(d), &addr, &data);
+    if (r)
+        return r;
     volatile uint32_t *e = d->msix + 4 * (size_t)entry;
     e[3] |= MSIX_ENTRY_MASKED; /* PCI 3.0, 6.8.2: change an entry only while it is masked */
     e[0] = (uint32_t)addr;
@@ -469,7 +476,9 @@ int pci_msi_set(struct pci_dev *d, const struct irq *irq)
     uint16_t cap = pci_find_cap(d, CAP_MSI, 0);
     if (!cap)
         return SR_ENOTSUP;
-    irq_msi_message(irq, &addr, &data);
+    int r = irq_msi_message(irq, requester(d), &addr, &data);
+    if (r)
+        return r;
     uint32_t control = pci_read(d, cap + MSI_CONTROL, 2) & ~(uint32_t)(MSI_ENABLE | MSI_COUNT);
     uint16_t at = cap + MSI_ADDRESS;
     if (!(control & MSI_64) && addr >> 32)

@@ -26,10 +26,13 @@ __attribute__((weak)) int irq_alloc(struct irq *irq, unsigned loop)
     return 0;
 }
 
-__attribute__((weak)) void irq_msi_message(const struct irq *irq, uint64_t *addr, uint32_t *data)
+__attribute__((weak)) int irq_msi_message(const struct irq *irq, uint32_t requester, uint64_t *addr,
+                                          uint32_t *data)
 {
+    (void)requester;
     *addr = 0;
     *data = irq->vector;
+    return 0;
 }
 
 __attribute__((weak)) int irq_route_gsi(const struct irq *irq, unsigned gsi, bool level, bool low)

@@ -160,10 +160,12 @@ int irq_alloc(struct irq *irq, unsigned loop)
     return 0;
 }
 
-void irq_msi_message(const struct irq *irq, uint64_t *addr, uint32_t *data)
+int irq_msi_message(const struct irq *irq, uint32_t requester, uint64_t *addr, uint32_t *data)
 {
+    (void)requester;
     *addr = 0xfee00000u | (lapic_id & 0xff) << 12;
     *data = irq->vector; /* edge, fixed delivery */
+    return 0;
 }
 
 static uint32_t ioapic_read(const struct ioapic *a, uint32_t reg)

@@ -118,10 +118,12 @@ volatile void *mmio_map(uint64_t phys, size_t len)
     (void)phys;
     return len <= sizeof(bar_memory) ? bar_memory : NULL;
 }
-void irq_msi_message(const struct irq *irq, uint64_t *addr, uint32_t *data)
+int irq_msi_message(const struct irq *irq, uint32_t requester, uint64_t *addr, uint32_t *data)
 {
+    (void)requester;
     *addr = 0xfee00000;
     *data = irq->vector;
+    return 0;
 }
 
 static int reset(void **state)
