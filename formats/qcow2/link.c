@@ -293,9 +293,20 @@ static int co_clear_one(struct qcow2 *s, uint64_t off, uint64_t len, enum clear 
     return r;
 }
 
+/* Space in a data file goes back at once: it reads as zeroes then, and so will the entries say. */
+static void co_return_data(struct qcow2 *s, uint64_t off, uint64_t len)
+{
+    uint64_t size = s->data->node->size;
+    if (off < size)
+        (void)co_blk_pwrite_zeroes(s->data, off, MIN(len, size - off),
+                                   BLK_MAY_UNMAP | BLK_NO_FALLBACK);
+}
+
 static int co_clear(struct qcow2 *s, uint64_t off, uint64_t len, enum clear how)
 {
     int r = co_prepare(s);
+    if (!r && s->external && how != CLEAR_ZERO && s->node->discard_unmap)
+        co_return_data(s, off, len);
     while (len && !r) {
         uint64_t done = 0;
         r = co_clear_one(s, off, len, how, &done);

@@ -331,3 +331,19 @@ def test_full_disk_is_the_writers(tmp, opts):
         assert not [i for i, n in kept.items() if content[i * step:(i + 1) * step] != n.to_bytes(4, 'big') * (step // 4)]
     finally:
         small.close()
+
+
+def test_data_file_shrinks(tmp):
+    """What is trimmed goes back from the data file, too, although its clusters keep their places."""
+    im = verify.Image(f'{tmp}/x', SIZE, data=True)
+    with Host(*im.host_words()) as s:
+        h = s.connect('v')
+        h.pwrite(b'd' * (4 << 20), 0)
+        h.flush()
+        before = os.stat(im.data).st_blocks
+        h.trim(2 << 20, 1 << 20)
+        assert h.pread(4 << 20, 0) == b'd' * (1 << 20) + bytes(2 << 20) + b'd' * (1 << 20)
+        h.shutdown()
+        s.quit()
+    assert before - os.stat(im.data).st_blocks == 2 << 20 >> 9
+    im.sound()
