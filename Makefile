@@ -3,6 +3,7 @@
 # Strongroom: one source, built in several forms.
 #
 #   x86_64   the firmware: freestanding, newlib, linked by boot/x86_64/linker.ld
+#   aarch64  the same for Arm, by boot/aarch64/linker.ld and a cross compiler
 #   host     the same sources as one Linux process
 #   asan     host objects under ASan and UBSan; every unit test is linked from these
 #   tsan     host objects under TSan, for the tests that run several loops
@@ -69,32 +70,37 @@ LIBINC := -iquote net -isystem $(TP)/src/lwip/src/include -isystem $(TP)/src/zli
 LIBDEF := -DZ_SOLO -DZSTD_DISABLE_ASM=1
 
 # newlib's headers come before gcc's: the other way round PRId64 and its like can vanish.
-GCC_INCLUDE := $(shell gcc -print-file-name=include)
-NEWLIB_INC   = -nostdinc -isystem $(TP)/$1/newlib/include -isystem $(GCC_INCLUDE)
+CROSS_aarch64 := aarch64-linux-gnu-
+GCC_INCLUDE    = $(shell $(CROSS_$1)gcc -print-file-name=include)
+NEWLIB_INC     = -nostdinc -isystem $(TP)/$1/newlib/include -isystem $(call GCC_INCLUDE,$1)
 NOT_LINUX   := -U__linux__ -U__linux -Ulinux -U__gnu_linux__ -U__unix__ -U__unix -Uunix
 
 COMMON := -std=gnu17 -g -ffunction-sections -fdata-sections
 OURS   := $(COMMON) -I. $(LIBINC) $(LIBDEF) -D_GNU_SOURCE -DSR_VERSION='"$(VERSION)"'
-MACHINE_x86_64 := -mno-red-zone -mcmodel=small
+MACHINE_x86_64  := -mno-red-zone -mcmodel=small
+MACHINE_aarch64 := -mstrict-align -mno-outline-atomics
 
 # $(call firmware,ARCH): -D__DYNAMIC_REENT__ makes errno and stdio ask __getreent(), one per core.
 firmware = $(call NEWLIB_INC,$1) $(NOT_LINUX) -D__DYNAMIC_REENT__ $(MACHINE_$1) -O2 -fno-pic \
            -fno-pie -fno-stack-protector -fstack-usage -DSR_FORM_FW -DSR_ARCH_$(shell echo $1 | tr a-z A-Z)
 NO_UB   := -fno-sanitize-recover=all -fno-omit-frame-pointer
 
-CC_x86_64 := gcc
-CC_host   := gcc
-CC_asan   := gcc
-CC_tsan   := gcc
-CC_fuzz   := clang
+CC_x86_64  := gcc
+CC_aarch64 := $(CROSS_aarch64)gcc
+CC_host    := gcc
+CC_asan    := gcc
+CC_tsan    := gcc
+CC_fuzz    := clang
 
-CFLAGS_x86_64 := $(OURS) $(call firmware,x86_64)
+CFLAGS_x86_64  := $(OURS) $(call firmware,x86_64)
+CFLAGS_aarch64 := $(OURS) $(call firmware,aarch64)
 CFLAGS_host   := $(OURS) -DSR_FORM_HOST -O2 -fno-pie
 CFLAGS_asan   := $(OURS) -DSR_FORM_HOST -O1 -fsanitize=address,undefined $(NO_UB)
 CFLAGS_tsan   := $(OURS) -DSR_FORM_HOST -O1 -fsanitize=thread $(NO_UB)
 CFLAGS_fuzz   := $(OURS) -DSR_FORM_HOST -O1 -fsanitize=fuzzer-no-link,address,undefined $(NO_UB)
 
-WARN_x86_64 := $(WARN)
+WARN_x86_64  := $(WARN)
+WARN_aarch64 := $(WARN)
 WARN_host   := $(WARN)
 WARN_asan   := $(WARN)
 WARN_tsan   := $(WARN) -Wno-tsan# fences: dma.h's are for devices
@@ -104,10 +110,11 @@ LDFLAGS_host := -no-pie
 LDFLAGS_asan := -fsanitize=address,undefined
 LDFLAGS_tsan := -fsanitize=thread
 LDFLAGS_fuzz := -fsanitize=fuzzer,address,undefined
-LDFLAGS_x86_64 := -nostdlib -static -no-pie -T boot/x86_64/linker.ld -Wl,--gc-sections \
-                  -Wl,--build-id=none -Wl,-z,noexecstack -Wl,-z,max-page-size=4096
+LDFLAGS_fw := -nostdlib -static -no-pie -Wl,--gc-sections -Wl,--build-id=none \
+              -Wl,-z,noexecstack -Wl,-z,max-page-size=4096
+$(foreach a,$(FW_ARCHES),$(eval LDFLAGS_$a := $(LDFLAGS_fw) -T boot/$a/linker.ld))
 
-SRC_of_x86_64 = $(sort $(SRC_ALL) $(SRC_FW) $(SRC_x86_64))
+$(foreach a,$(FW_ARCHES),$(eval SRC_of_$a = $$(sort $$(SRC_ALL) $$(SRC_FW) $$(SRC_$a))))
 SRC_of_host   = $(sort $(SRC_ALL) $(SRC_HOST))
 SRC_of_asan   = $(SRC_of_host)
 SRC_of_tsan   = $(SRC_of_host)
@@ -184,21 +191,35 @@ $(BUILD)/$1/$2.pass1 $3: $$(OBJ_$1) $4 $(BUILD)/$1/objects $$(LIBS_$1) $5
 
 $(BUILD)/$1/$2.lst: $3
 	$$(call say,LIST)
-	$$(Q)objdump -d --no-show-raw-insn $$< >$$@
+	$$(Q)$$(CROSS_$1)objdump -d --no-show-raw-insn $$< >$$@
 endef
 $(foreach a,$(FW_ARCHES),$(eval $(call \
     two_pass,$a,strongroom,$(BUILD)/$a/strongroom.debug.elf,,boot/$a/linker.ld)))
 $(eval $(call two_pass,host,strongroom,$(BUILD)/host/strongroom))
 
 # The firmware with an option that crashes on purpose, for the boot tests.
-OBJ_CRASH := $(call to_obj,x86_64,$(wildcard tests/boot/crash/*.c))
-$(eval $(call two_pass,x86_64,strongroom-crash,$(BUILD)/x86_64/strongroom-crash.elf,$(OBJ_CRASH),\
-    boot/x86_64/linker.ld))
+$(foreach a,$(FW_ARCHES),$(eval $(call two_pass,$a,strongroom-crash,\
+    $(BUILD)/$a/strongroom-crash.elf,$(call to_obj,$a,$(wildcard tests/boot/crash/*.c)),\
+    boot/$a/linker.ld)))
 
-# What is shipped has no symbols; strongroom.debug.elf beside it has all of them.
+# What is shipped has no symbols; strongroom.debug.elf beside it has all of them. Loaders want an
+# ELF file of a PC's firmware, and on Arm the bytes as they lie in memory.
 $(BUILD)/%/strongroom.elf: $(BUILD)/%/strongroom.debug.elf
 	$(call say,STRIP)
 	$(Q)strip --strip-all -o $@ $<
+
+$(BUILD)/%/strongroom.img: $(BUILD)/%/strongroom.debug.elf
+	$(call say,COPY)
+	$(Q)$(CROSS_$*)objcopy -O binary $< $@
+
+$(BUILD)/%/strongroom-crash.img: $(BUILD)/%/strongroom-crash.elf
+	$(call say,COPY)
+	$(Q)$(CROSS_$*)objcopy -O binary $< $@
+
+IMAGE_x86_64  := $(BUILD)/x86_64/strongroom.elf
+IMAGE_aarch64 := $(BUILD)/aarch64/strongroom.img
+IMAGES        := $(foreach a,$(FW_ARCHES),$(IMAGE_$a))
+CRASH_IMAGES  := $(subst strongroom.,strongroom-crash.,$(IMAGES))
 
 # The host form under the sanitizers, for tests that want the whole program.
 $(BUILD)/asan/strongroom: $(OBJ_asan) $(BUILD)/asan/objects $(LIBS_asan) $(BUILD)/asan/obj/ksyms0.o
@@ -254,7 +275,7 @@ FUZZ_PROGS = $(patsubst %,$(BUILD)/fuzz/%,$(call chosen,$(FUZZ)))
 # ------------------------------------------------------------------------------------------------
 # Targets for people. The text after ## is what `make help` prints.
 
-PROGRAMS := $(foreach a,$(FW_ARCHES),$(BUILD)/$a/strongroom.elf $(BUILD)/$a/strongroom.lst) \
+PROGRAMS := $(IMAGES) $(FW_ARCHES:%=$(BUILD)/%/strongroom.lst) \
             $(BUILD)/host/strongroom $(BUILD)/host/strongroom.lst \
             $(if $(SRC_BRIDGE),$(BUILD)/bridge)
 RUN_TESTS := $(PYTHON) tools/check/run_tests.py --build $(BUILD) --fuzz-runs $(FUZZ_RUNS)
@@ -263,10 +284,10 @@ RUN_TESTS := $(PYTHON) tools/check/run_tests.py --build $(BUILD) --fuzz-runs $(F
         bench bench-check run size deps reference format clean help
 
 all: $(PROGRAMS) ## the firmware and the host form (the default)
-firmware: $(FW_ARCHES:%=$(BUILD)/%/strongroom.elf) ## the firmware only
+firmware: $(IMAGES) ## the firmware only
 host: $(BUILD)/host/strongroom ## the host form only
 asan: $(BUILD)/asan/strongroom ## the host form under ASan and UBSan
-libs: $(sort $(LIBS_x86_64) $(LIBS_host)) ## the third-party libraries only
+libs: $(sort $(foreach f,$(FW_ARCHES) host,$(LIBS_$f))) ## the third-party libraries only
 
 unit: $(UNIT_PROGS) ## build and run the unit tests (T=loop: only test_loop)
 	$(Q)$(RUN_TESTS) unit $(UNIT_PROGS)
@@ -287,7 +308,7 @@ sim-long: $(BUILD)/sim/sim ## the same for an hour
 LOOP_PROGS := $(patsubst %,$(BUILD)/tsan/tests/%,$(filter %loops,$(UNIT)))
 SIM_PROGS  := $(SIMS:%=$(BUILD)/%/sim)
 TEST_PROGS  = $(SIM_PROGS) $(UNIT_PROGS) $(LOOP_PROGS) $(FUZZ_PROGS)
-TESTED      = $(PROGRAMS) $(BUILD)/x86_64/strongroom-crash.elf $(BUILD)/asan/strongroom $(TEST_PROGS)
+TESTED      = $(PROGRAMS) $(CRASH_IMAGES) $(BUILD)/asan/strongroom $(TEST_PROGS)
 
 test: deps $(TESTED) ## every test; the last line is "N passed, N failed"
 	$(Q)$(RUN_TESTS) --junit $(BUILD)/test/junit.xml all $(TEST_PROGS)
@@ -305,8 +326,8 @@ bench: all ## every figure we quote, into build/bench.json
 bench-check: all ## instruction counts against bench/expected.json
 	$(Q)$(PYTHON) bench/run.py --check
 
-run: deps all ## boot the firmware in QEMU
-	$(Q)sh tools/run.sh
+run: deps all ## boot the firmware in QEMU (ARCH=aarch64: on an Arm machine)
+	$(Q)ARCH=$(ARCH) sh tools/run.sh
 
 size: all ## bytes of text, data and bss per folder, and of every pool
 	$(Q)$(PYTHON) tools/size.py $(BUILD)
@@ -325,9 +346,9 @@ help: ## this list
 
 # Packages of the host, by name. The stamp is an empty makefile: make remakes what it includes
 # before anything else, then reads everything again, so compilers are there before they are asked.
-PACKAGES := binutils bzip2 clang clang-format fio gcc git iproute2 libc6-dev libclang-rt-14-dev \
+PACKAGES := binutils bzip2 clang clang-format fio gcc gcc-aarch64-linux-gnu git iproute2 libc6-dev libclang-rt-14-dev \
             libcmocka-dev libnbd-bin liburing-dev make nbdkit python3 python3-libnbd python3-pytest \
-            qemu-system-x86 qemu-utils xz-utils
+            qemu-system-arm qemu-system-x86 qemu-utils xz-utils
 DEPS := $(BUILD)/deps.mk
 $(call remember,$(BUILD)/packages,$(PACKAGES))
 ifneq ($(filter deps run test test-long,$(MAKECMDGOALS)),)

@@ -39,8 +39,13 @@ void board_survey(struct boot_info *info);
 NORETURN void board_start(const struct boot_info *info);
 /* board/main.c. */
 NORETURN void strongroom_main(const char *cmdline);
-/* boot/ARCH: allocates the boot stack and calls strongroom_main on it. */
+/* boot/enter.c: what boot/ARCH fills and hands to the board. All RAM known: boot_map_memory makes
+ * the final page tables and the stack on which boot_enter_main calls strongroom_main. */
+extern struct boot_info boot_info;
+void boot_map_memory(void);
 NORETURN void boot_enter_main(const char *cmdline);
+/* boot/ARCH/start.S */
+NORETURN void stack_jump(void *stack_top, void (*fn)(const void *), const void *arg);
 
 /* boot/memory.c */
 void memory_add(uint64_t base, uint64_t len);

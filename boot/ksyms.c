@@ -6,8 +6,9 @@
 #include "boot/boot.h"
 
 struct ksym {
-    uint32_t addr, name;
+    uint32_t offset, name;
 };
+extern const uint64_t ksyms_base __attribute__((weak)); /* address of the first function */
 extern const struct ksym ksyms[] __attribute__((weak));
 extern const uint32_t ksyms_count __attribute__((weak));
 extern const char ksyms_names[] __attribute__((weak));
@@ -39,18 +40,18 @@ bool ksym_name(uintptr_t addr, char *buf, size_t size)
     uint32_t lo = 0, hi = &ksyms_count ? ksyms_count : 0;
     while (lo < hi) { /* ends at the first symbol above addr */
         uint32_t mid = lo + (hi - lo) / 2;
-        if (ksyms[mid].addr <= addr)
+        if (ksyms[mid].offset <= addr - ksyms_base)
             lo = mid + 1;
         else
             hi = mid;
     }
     buf[0] = 0;
-    if (!lo)
+    if (!lo || addr < ksyms_base)
         return false;
     const struct ksym *k = &ksyms[lo - 1];
     size_t n = put_text(buf, size, ksyms_names + k->name);
     n += put_text(buf + n, size - n, "+0x");
-    n += put_hex(buf + n, size - n, addr - k->addr);
+    n += put_hex(buf + n, size - n, addr - ksyms_base - k->offset);
     buf[n] = 0;
     return true;
 }

@@ -9,6 +9,7 @@
  */
 #include "boot/arch.h"
 #include "boot/boot.h"
+#include "boot/pte.h"
 #include "kernel/board.h"
 #include "kernel/log.h"
 #include "kernel/page.h"
@@ -16,7 +17,6 @@
 #define MAX_RANGES 24
 #define LOW_HOLE   0xa0000u /* video memory and ROMs: some loaders call this RAM */
 #define ONE_MIB    0x100000u
-#define ONE_GIB    0x40000000ull /* what the first page tables reach */
 
 struct range_list {
     unsigned count;
@@ -94,7 +94,7 @@ uint64_t memory_early_pages(unsigned count)
     uint64_t len = (uint64_t)count * PAGE_SIZE;
     for (unsigned i = 0; i < usable.count; i++) {
         struct phys_range *r = &usable.r[i];
-        if (r->base >= ONE_MIB && r->base + len <= MIN(r->end, ONE_GIB) &&
+        if (r->base >= ONE_MIB && r->base + len <= MIN(r->end, FIRST_TABLES_END) &&
             (!best || r->base < best->base))
             best = r;
     }

@@ -55,7 +55,8 @@ unpacked := $(SOURCES:%=$(TP)/src/%.unpacked)
 # --- zlib, zstd, json-c: $(TP)/KIND/libX.a -------------------------------------------------------
 
 PLAIN        := zlib zstd json-c
-TPCC_x86_64  := gcc -std=gnu17 $(call firmware,x86_64) -ffunction-sections -fdata-sections
+$(foreach a,$(FW_ARCHES),$(eval TPCC_$a := $(CC_$a) -std=gnu17 $(call firmware,$a) \
+    -ffunction-sections -fdata-sections))
 TPCC_native  := gcc -std=gnu17 -O2 -g -fPIE
 
 # $(call library,KIND,NAME)
@@ -78,7 +79,7 @@ endef
 #
 # Only libc is wanted, so the configure script of newlib/ itself is called, with our gcc behind a
 # wrapper that hides glibc. x86_64 wants the system calls without underscore (read, write, sbrk,
-# ...), and __getreent from who supplies them. gcc's stdatomic.h is the better one. Of libm only what
+# ...), aarch64 with one, and __getreent from who supplies them. gcc's stdatomic.h is the better one. Of libm only what
 # printf and strtod call is wanted: those files make a libnewlib.a of their own, and an empty libm.a
 # keeps the makefile of newlib from missing the rest.
 
@@ -94,12 +95,12 @@ $$(call remember,$(TP)/$1/libc.options,$(NEWLIB_OPTIONS) $(NOT_LINUX) $(MACHINE_
 $(TP)/$1/newlib/configured: $(TP)/src/newlib.unpacked $(TP)/$1/libc.options
 	$$(call say,CONF)
 	@rm -rf $$(@D) && mkdir -p $$(@D)/build $$(@D)/include
-	$$(Q)printf '#!/bin/sh\nexec gcc -nostdinc -isystem %s %s "$$$$@"\n' \
-	    $(GCC_INCLUDE) '$(NOT_LINUX)' >$$(@D)/cc
+	$$(Q)printf '#!/bin/sh\nexec %s -nostdinc -isystem %s %s "$$$$@"\n' \
+	    $(CC_$1) $(call GCC_INCLUDE,$1) '$(NOT_LINUX)' >$$(@D)/cc
 	@chmod +x $$(@D)/cc
 	$$(Q)cd $$(@D)/build && $(abspath $(TP))/src/newlib/newlib/configure --host=$1-elf \
-	    --build=$$$$(gcc -dumpmachine) $(NEWLIB_OPTIONS) CC=$(abspath $(TP))/$1/newlib/cc AR=ar AS=as \
-	    RANLIB=ranlib CFLAGS="-O2 -g0 -ffreestanding -fno-builtin -D__DYNAMIC_REENT__ -fno-pic -fno-pie \
+	    --build=$$$$(gcc -dumpmachine) $(NEWLIB_OPTIONS) CC=$(abspath $(TP))/$1/newlib/cc AR=$(CROSS_$1)ar \
+	    AS=$(CROSS_$1)as RANLIB=$(CROSS_$1)ranlib CFLAGS="-O2 -g0 -ffreestanding -fno-builtin -D__DYNAMIC_REENT__ -fno-pic -fno-pie \
 	    -ffunction-sections -fdata-sections $(MACHINE_$1)" >configure.log 2>&1
 	$$(Q)MAKEFLAGS= $(MAKE) -C $$(@D)/build stmp-targ-include >$$(@D)/headers.log 2>&1
 	$$(Q)cp -R $(TP)/src/newlib/newlib/libc/include/. $$(@D)/build/targ-include/. $$(@D)/include

@@ -7,7 +7,10 @@
   mksyms.py --check A B  fail unless every function has the same address in both programs
 
 The table, in section .ksyms, is sorted by address:
-  const struct ksym { uint32_t addr; uint32_t name; } ksyms[];   name: offset in ksyms_names
+  const uint64_t ksyms_base;                 address of the first function
+  const struct ksym { uint32_t offset;       from that address
+                      uint32_t name; }       offset in ksyms_names
+      ksyms[];
   const uint32_t ksyms_count;
   const char ksyms_names[];
 """
@@ -22,7 +25,7 @@ def functions(program):
     code, weak = {}, {}
     for line in out.splitlines():
         address, kind, name = line.split()[:3]
-        if kind in "tT" and 0 < int(address, 16) < 1 << 32:
+        if kind in "tT" and int(address, 16):
             code.setdefault(int(address, 16), name)
         elif kind in "wW":  # of no type: a function if it lies among functions
             weak[int(address, 16)] = name
@@ -34,11 +37,12 @@ def functions(program):
 
 def print_table(table):
     print('        .section .ksyms, "a", @progbits')
-    print("        .globl ksyms, ksyms_count, ksyms_names")
-    print("        .balign 8\nksyms:")
+    base = table[0][0] if table else 0
+    print("        .globl ksyms_base, ksyms, ksyms_count, ksyms_names")
+    print(f"        .balign 8\nksyms_base:\n        .quad {base:#x}\nksyms:")
     offset = 0
     for address, name in table:
-        print(f"        .long {address:#x}, {offset}")
+        print(f"        .long {address - base:#x}, {offset}")
         offset += len(name) + 1
     print(f"ksyms_count:\n        .long {len(table)}\nksyms_names:")
     for _, name in table:

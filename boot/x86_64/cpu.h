@@ -81,12 +81,9 @@ static inline void invlpg(uint64_t va)
 }
 
 /* linker.ld */
-extern char __image_start[], __text_end[], __rodata_start[], __rodata_end[], __data_start[];
-extern char __bss_end[], __image_end[];
 extern char trap_guard[], trap_stack_top[], boot_guard[], boot_stack_top[], boot_tables[];
 
 /* start.S */
-NORETURN void stack_jump(void *stack_top, void (*fn)(const void *), const void *arg);
 extern uint64_t gdt[];
 struct gdt_pointer {
     uint16_t limit;
@@ -98,20 +95,6 @@ extern struct gdt_pointer gdt_pointer;
 extern char exception_stubs[], irq_wake_xapic[], irq_wake_x2apic[], irq_timer_xapic[];
 extern char irq_timer_x2apic[], irq_spurious[];
 
-/* mmu.c: the page tables. */
-enum vm_flags {
-    VM_WRITE = 1,
-    VM_EXEC = 2,
-    VM_UNCACHED = 4,
-};
-void vm_init(void); /* builds and loads the final tables; all RAM must be known */
-bool vm_map(uint64_t va, uint64_t pa, uint64_t len, unsigned flags); /* false: no table memory */
-/* The entry that maps va; 0 with *level = 4 when nothing does. [irq] */
-uint64_t vm_lookup(uint64_t va, unsigned *level);
-#define VM_PRESENT 1u
-#define VM_GUARD   0x200u /* in an entry that is not present: a guard page */
-void vm_guard(uint64_t va, bool guard);
-
 /* trap.c */
 enum {
     VECTOR_FIRST = 0x20,
@@ -122,8 +105,6 @@ enum {
 };
 void trap_init(void);
 void trap_set_vector(unsigned vector, const char *handler);
-/* Where the backtrace starts: the frame of the exception being reported, else the caller. */
-extern const uint64_t *trap_stack;
 
 /* lapic.c; the board tells where the I/O APICs are (ACPI), else there is one at 0xfec00000. */
 void lapic_init(void);

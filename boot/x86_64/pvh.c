@@ -10,25 +10,23 @@
  */
 #include "boot/arch.h"
 #include "boot/boot.h"
+#include "boot/pte.h"
+#include "boot/vm.h"
 #include "boot/x86_64/cpu.h"
 #include "boot/x86_64/pvh_spec.h"
 #include "kernel/board.h"
 #include "kernel/log.h"
 #include "kernel/page.h"
 
-#define BOOT_STACK_PAGES 16u
-#define FIRST_TABLES     0x40000000ull
-#define CMDLINE_MAX      0x10000u
-#define MEMMAP_MAX       256u
-#define AP_START_PAGE    0x8000u /* kept for the first instructions of other cores */
+#define CMDLINE_MAX   0x10000u
+#define MEMMAP_MAX    256u
+#define AP_START_PAGE 0x8000u /* kept for the first instructions of other cores */
 
-static struct boot_info boot_info;
 static uint64_t cmdline_phys, cmdline_len;
-static void *main_stack_top;
 
 static const void *record(uint64_t phys, uint64_t len)
 {
-    if (!phys || !range_ok(phys, len, FIRST_TABLES))
+    if (!phys || !range_ok(phys, len, FIRST_TABLES_END))
         panic("PVH record at 0x%llx is out of reach", (unsigned long long)phys);
     return phys_to_linear(phys);
 }
@@ -53,9 +51,9 @@ static void read_cmdline(uint64_t phys)
         return;
     const char *s = record(phys, 1);
     size_t n = 0;
-    while (n < CMDLINE_MAX && phys + n < FIRST_TABLES && s[n])
+    while (n < CMDLINE_MAX && phys + n < FIRST_TABLES_END && s[n])
         n++;
-    if (n == CMDLINE_MAX || phys + n == FIRST_TABLES)
+    if (n == CMDLINE_MAX || phys + n == FIRST_TABLES_END)
         panic("the command line has no end");
     memory_reserve(phys, n + 1);
     cmdline_phys = phys;
@@ -77,16 +75,6 @@ static void read_modules(const struct hvm_start_info *si)
     }
 }
 
-bool board_module(unsigned n, const void **data, size_t *len)
-{
-    if (n >= boot_info.module_count)
-        return false;
-    const struct phys_range *m = &boot_info.module[n];
-    *len = m->end - m->base;
-    *data = phys_window(m->base, *len);
-    return *data != NULL;
-}
-
 NORETURN void pvh_main(uint32_t start_info);
 NORETURN void pvh_main(uint32_t start_info)
 {
@@ -99,22 +87,9 @@ NORETURN void pvh_main(uint32_t start_info)
     boot_info.rsdp = si->rsdp_paddr;
 
     /* The records may lie in what is handed out next: they have been read. */
-    uint64_t stack = memory_early_pages(BOOT_STACK_PAGES + 1);
-    vm_init();
-    vm_guard(stack + ARCH_LINEAR_BASE, true);
-    main_stack_top = phys_to_linear(stack + (BOOT_STACK_PAGES + 1) * PAGE_SIZE);
+    boot_map_memory();
     trap_init();
     /* qboot leaves it among the ROMs, outside of RAM. */
     boot_info.cmdline = cmdline_len ? phys_window(cmdline_phys, cmdline_len) : "";
     board_start(&boot_info);
-}
-
-static NORETURN void enter(const void *cmdline)
-{
-    strongroom_main(cmdline);
-}
-
-NORETURN void boot_enter_main(const char *cmdline)
-{
-    stack_jump(main_stack_top, enter, cmdline);
 }

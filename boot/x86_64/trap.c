@@ -9,6 +9,7 @@
  * returns to them. Text goes straight to the console, without the C library, up to panic() itself.
  */
 #include "boot/boot.h"
+#include "boot/vm.h"
 #include "boot/x86_64/cpu.h"
 #include "kernel/board.h"
 #include "kernel/log.h"
@@ -34,11 +35,9 @@ static_assert(sizeof(struct gate) == 16, "");
 
 enum { EXC_NMI = 2, EXC_DOUBLE_FAULT = 8, EXC_PAGE_FAULT = 14, EXC_MACHINE_CHECK = 18 };
 enum { CODE_SELECTOR = 8, TSS_SELECTOR = 0x18, GATE_INTERRUPT = 0x8e, TSS_AVAILABLE = 0x89 };
-#define NULL_PAGES 0x10000u
 
 static struct task_state task_state;
 static struct gate idt[256];
-const uint64_t *trap_stack;
 static unsigned depth;
 
 static const char *const exception_names[32] = {
@@ -112,25 +111,6 @@ static void say_registers(const struct trap_frame *f)
     say("\n");
 }
 
-/* What lies at an address, for people. */
-static const char *describe_address(uint64_t va, uint64_t entry, unsigned level)
-{
-    const char *p = (const char *)(uintptr_t)va;
-    if (va < NULL_PAGES)
-        return "null page";
-    if (!(entry & VM_PRESENT) && (entry & VM_GUARD))
-        return level == 0 ? "guard page (stack overflow?)" : "unmapped";
-    if (!(entry & VM_PRESENT))
-        return va >> 47 && va >> 47 != 0x1ffff ? "not an address" : "unmapped";
-    if (p >= __image_start && p < __text_end)
-        return "code, read only";
-    if (p >= __rodata_start && p < __rodata_end)
-        return "constants, read only";
-    if (p >= __data_start && p < __image_end)
-        return "data, not executable";
-    return "memory, not executable";
-}
-
 /* The name of the code at rip; nothing when it is not code of ours. */
 static const char *name_of(uint64_t rip, char *buf, size_t size)
 {
@@ -142,13 +122,11 @@ static const char *name_of(uint64_t rip, char *buf, size_t size)
 
 static NORETURN void page_fault(const struct trap_frame *f)
 {
-    unsigned level;
-    uint64_t va = read_cr2(), entry = vm_lookup(va, &level);
+    uint64_t va = read_cr2();
     const char *how = f->error & 16 ? "execution of" : f->error & 2 ? "write to" : "read of";
     char where[80];
-    panic("page fault: %s 0x%llx: %s, at 0x%llx %s", how, (unsigned long long)va,
-          describe_address(va, entry, level), (unsigned long long)f->rip,
-          name_of(f->rip, where, sizeof(where)));
+    panic("page fault: %s 0x%llx: %s, at 0x%llx %s", how, (unsigned long long)va, vm_describe(va),
+          (unsigned long long)f->rip, name_of(f->rip, where, sizeof(where)));
 }
 
 NORETURN void arch_exception(const struct trap_frame *f);
@@ -175,6 +153,20 @@ NORETURN void arch_exception(const struct trap_frame *f)
     char where[80];
     panic("%s (error 0x%llx) at 0x%llx %s", name, (unsigned long long)f->error,
           (unsigned long long)f->rip, name_of(f->rip, where, sizeof(where)));
+}
+
+/* Is `a` the address behind a call? e8 rel32, or ff /2 with 0 to 5 more bytes. */
+bool arch_return_address(uint64_t a)
+{
+    const uint8_t *text = (const uint8_t *)__image_start, *p = (const uint8_t *)(uintptr_t)a;
+    if (a < (uintptr_t)text + 8 || a > (uintptr_t)__text_end)
+        return false;
+    if (p[-5] == 0xe8)
+        return true;
+    for (int n = 2; n <= 7; n++)
+        if (p[-n] == 0xff && (p[1 - n] & 0x38) == 0x10)
+            return true;
+    return false;
 }
 
 static void set_gate(unsigned vector, const char *handler, unsigned ist)
