@@ -66,7 +66,7 @@ WARN := -Wall -Wextra -Wshadow -Wcast-qual -Wsign-compare -Wwrite-strings -Werro
 # Headers of the libraries: system headers to us. net/ is searched for lwipopts.h and arch/cc.h.
 LIBINC := -iquote net -isystem $(TP)/src/lwip/src/include -isystem $(TP)/src/zlib \
           -isystem $(TP)/src/zstd/lib -isystem third_party -isystem third_party/json-c \
-          -isystem $(TP)/src/json-c
+          -isystem $(TP)/src/json-c -isystem $(TP)/src/libfdt/include/lib/libfdt
 LIBDEF := -DZ_SOLO -DZSTD_DISABLE_ASM=1
 
 # newlib's headers come before gcc's: the other way round PRId64 and its like can vanish.
@@ -125,7 +125,7 @@ SIMS           := sim mutants simasan
 CFLAGS_sim     := $(OURS) -DSR_FORM_HOST -DSR_SIM -DSR_FAULTS -O2 -fno-pie
 CFLAGS_mutants := $(CFLAGS_sim) -DSR_MUTANTS
 CFLAGS_simasan := $(CFLAGS_asan) -DSR_SIM
-SRC_of_sim      = $(sort $(filter-out kernel/pci% kernel/nic.c kernel/port.c, \
+SRC_of_sim      = $(sort $(filter-out kernel/pci% kernel/mmio.c kernel/nic.c kernel/port.c, \
                       $(filter kernel/% blk/% formats/%,$(SRC_ALL))) \
                       boot/x86_64/switch.S $(wildcard tests/sim/*.c))
 SRC_of_mutants  = $(SRC_of_sim)
@@ -346,9 +346,10 @@ help: ## this list
 
 # Packages of the host, by name. The stamp is an empty makefile: make remakes what it includes
 # before anything else, then reads everything again, so compilers are there before they are asked.
-PACKAGES := binutils bzip2 clang clang-format fio gcc gcc-aarch64-linux-gnu git iproute2 libc6-dev libclang-rt-14-dev \
-            libcmocka-dev libnbd-bin liburing-dev make nbdkit python3 python3-libnbd python3-pytest \
-            qemu-system-arm qemu-system-x86 qemu-utils xz-utils
+PACKAGES := binutils bzip2 clang clang-format device-tree-compiler fio gcc gcc-aarch64-linux-gnu \
+            git iproute2 libc6-dev libclang-rt-14-dev libcmocka-dev libnbd-bin liburing-dev make \
+            nbdkit python3 python3-libnbd python3-pytest qemu-system-arm qemu-system-x86 qemu-utils \
+            xz-utils
 DEPS := $(BUILD)/deps.mk
 $(call remember,$(BUILD)/packages,$(PACKAGES))
 ifneq ($(filter deps run test test-long,$(MAKECMDGOALS)),)

@@ -491,15 +491,3 @@ int pci_msi_set(struct pci_dev *d, const struct irq *irq)
     pci_write(d, cap + MSI_CONTROL, 2, control | MSI_ENABLE);
     return 0;
 }
-
-void co_mmio_offer(const struct mmio_dev *d)
-{
-    registry_for_each (mmio_driver, it) {
-        int r = (*it)->probe(d);
-        if (r == SR_ENODEV)
-            continue;
-        if (r < 0)
-            log_line("mmio", "%s: %s: %s", d->name, (*it)->name, sr_strerror(r));
-        return;
-    }
-}

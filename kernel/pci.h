@@ -70,7 +70,10 @@ volatile void *mmio_map_memory(uint64_t phys, size_t len);
 
 /* virtio-mmio style devices without a bus: the board calls mmio_offer per device it found, drivers
  * register. */
+#define MMIO_VIRTIO "virtio,mmio" /* what it is: the device tree's word for it */
+#define MMIO_AHCI   "generic-ahci"
 struct mmio_dev {
+    const char *compatible;
     uint64_t phys;
     size_t len;
     unsigned gsi;
@@ -83,4 +86,6 @@ struct mmio_driver {
 };
 REGISTRY(mmio_driver, const struct mmio_driver);
 void co_mmio_offer(const struct mmio_dev *d);
+/* By address, and each with its name. */
+void mmio_sort(struct mmio_dev *d, unsigned n);
 #endif

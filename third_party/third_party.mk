@@ -7,7 +7,8 @@
 #   HEADERS_form  what must exist before the first of our files is compiled
 #
 # zlib, zstd and json-c are built twice: for the firmware, and once plainly for all host forms. lwIP
-# is built per form, with its sanitizers, because it parses foreign bytes. None sees our warnings.
+# and libfdt are built per form, with its sanitizers, because they parse foreign bytes. None sees our
+# warnings.
 
 # --- files ---------------------------------------------------------------------------------------
 
@@ -32,6 +33,8 @@ FILES_lwip := $(addprefix src/core/,def inet_chksum init ip mem memp netif pbuf 
               $(addprefix src/core/ipv6/,dhcp6 ethip6 icmp6 inet6 ip6 ip6_addr ip6_frag mld6 nd6) \
               src/netif/ethernet
 
+FILES_libfdt := $(addprefix lib/libfdt/,fdt fdt_ro fdt_strerror)
+
 # --- configuration -------------------------------------------------------------------------------
 
 # Z_SOLO: no allocator and no file of its own; who calls inflateInit supplies zalloc and zfree.
@@ -40,11 +43,13 @@ CONFIG_zlib   := -DZ_SOLO
 CONFIG_zstd   := -DZSTD_DISABLE_ASM=1 -DXXH_NAMESPACE=ZSTD_ -DZSTD_LEGACY_SUPPORT=0 -DDYNAMIC_BMI2=0
 ONE_STRATEGY  := -I$(TP)/src/zstd/lib/compress -include third_party/zstd/dfast.h
 CONFIG_json-c := -D_GNU_SOURCE -Ithird_party/json-c -I$(TP)/src/json-c
+# A property's length may wrap an int; what comes of it is checked, so it has to be defined.
+CONFIG_libfdt := -fwrapv
 CONFIG_newlib := -fno-builtin -I$(TP)/src/newlib/newlib/libm/common
 
 # --- unpacking -----------------------------------------------------------------------------------
 
-SOURCES := lwip zlib zstd json-c
+SOURCES := lwip zlib zstd json-c libfdt
 $(TP)/src/%.unpacked: third_party/manifest third_party/fetch.sh
 	$(call say,UNPACK)
 	@mkdir -p $(@D)
@@ -114,22 +119,24 @@ $(TP)/$1/newlib/libc.a: $(TP)/$1/newlib/configured
 	@cp $$(@D)/build/libc/libc.a $$@
 endef
 
-# --- lwIP: $(BUILD)/FORM/liblwip.a ---------------------------------------------------------------
+# --- lwIP, libfdt: $(BUILD)/FORM/libX.a ----------------------------------------------------------
 
 # Our configuration is a system header to the compiler, so -MMD does not tell of it.
-LWIP_CONFIG := net/lwipopts.h net/arch/cc.h net/lwip_hooks.h
+HEADERS_lwip := net/lwipopts.h net/arch/cc.h net/lwip_hooks.h
+PER_FORM     := lwip libfdt
 
-define lwip
-$(BUILD)/$1/lwip/%.o: $(TP)/src/lwip.unpacked $(LWIP_CONFIG) $(BUILD)/$1/flags | $$(HEADERS_$1)
+# $(call per_form,FORM,NAME)
+define per_form
+$(BUILD)/$1/$2/%.o: $(TP)/src/$2.unpacked $(HEADERS_$2) $(BUILD)/$1/flags | $$(HEADERS_$1)
 	@mkdir -p $$(@D)
-	$$(Q)$$(CC_$1) $$(CFLAGS_$1) -w -MMD -MP -c -o $$@ $(TP)/src/lwip/$$*.c
+	$$(Q)$$(CC_$1) $$(CFLAGS_$1) $$(CONFIG_$2) -w -MMD -MP -c -o $$@ $(TP)/src/$2/$$*.c
 
-$(BUILD)/$1/liblwip.a: $(FILES_lwip:%=$(BUILD)/$1/lwip/%.o)
+$(BUILD)/$1/lib$2.a: $(FILES_$2:%=$(BUILD)/$1/$2/%.o)
 	$$(call say,AR)
 	@rm -f $$@
 	$$(Q)ar rcs $$@ $$^
 
--include $(FILES_lwip:%=$(BUILD)/$1/lwip/%.d)
+-include $(FILES_$2:%=$(BUILD)/$1/$2/%.d)
 endef
 
 # --- together ------------------------------------------------------------------------------------
@@ -142,11 +149,11 @@ $(foreach k,$(FW_ARCHES) native,$(foreach l,$(PLAIN),$(eval $(call library,$k,$l
 $(foreach a,$(FW_ARCHES),$(eval $(call library,$a,newlib)))
 $(foreach k,$(FW_ARCHES) native,$(eval \
     $(TP)/$k/obj/zstd/lib/compress/zstd_compress.o: CONFIG_zstd += $(ONE_STRATEGY)))
-$(foreach f,$(filter-out $(SIMS),$(FORMS)),$(eval $(call lwip,$f)))
+$(foreach f,$(filter-out $(SIMS),$(FORMS)),$(foreach l,$(PER_FORM),$(eval $(call per_form,$f,$l))))
 
-$(foreach a,$(FW_ARCHES),$(eval LIBS_$a := $(BUILD)/$a/liblwip.a \
+$(foreach a,$(FW_ARCHES),$(eval LIBS_$a := $(PER_FORM:%=$(BUILD)/$a/lib%.a) \
     $(PLAIN:%=$(TP)/$a/lib%.a) $(TP)/$a/newlib/libc.a $(TP)/$a/libnewlib.a))
-$(foreach f,host asan tsan fuzz,$(eval LIBS_$f := $(BUILD)/$f/liblwip.a \
+$(foreach f,host asan tsan fuzz,$(eval LIBS_$f := $(PER_FORM:%=$(BUILD)/$f/lib%.a) \
     $(PLAIN:%=$(TP)/native/lib%.a)))
 $(foreach a,$(FW_ARCHES),$(eval SYSLIBS_$a := -lgcc))
 $(foreach f,host asan tsan fuzz,$(eval SYSLIBS_$f := -luring))

@@ -15,6 +15,7 @@
 #include "virtio/mmio_spec.h"
 #include "virtio/virtio.h"
 #include <stdio.h>
+#include <string.h>
 
 struct virtio_mmio {
     struct virtio_device dev;
@@ -135,7 +136,7 @@ static const struct virtio_transport mmio_transport = {
 
 static int identify(const struct mmio_dev *m, struct virtio_mmio *v)
 {
-    if (m->len <= VIRTIO_MMIO_CONFIG)
+    if (strcmp(m->compatible, MMIO_VIRTIO) || m->len <= VIRTIO_MMIO_CONFIG)
         return SR_ENODEV;
     v->regs = mmio_map(m->phys, m->len);
     if (!v->regs)

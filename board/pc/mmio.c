@@ -52,8 +52,11 @@ static bool word(const char *s, struct mmio_dev *d)
         return false;
     if (!len || len > 1u << 20 || !base || line > 4095)
         return false;
-    *d = (struct mmio_dev){
-        .phys = base, .len = (size_t)(len << shift), .gsi = (unsigned)line, .level = true};
+    *d = (struct mmio_dev){.compatible = MMIO_VIRTIO,
+                           .phys = base,
+                           .len = (size_t)(len << shift),
+                           .gsi = (unsigned)line,
+                           .level = true};
     return true;
 }
 
@@ -75,7 +78,8 @@ static unsigned from_acpi(struct mmio_dev *out, unsigned max)
     unsigned n = MIN(pc_acpi.virtio_count, max);
     for (unsigned i = 0; i < n; i++) {
         const struct acpi_device *a = &pc_acpi.virtio[i];
-        out[i] = (struct mmio_dev){.phys = a->base,
+        out[i] = (struct mmio_dev){.compatible = MMIO_VIRTIO,
+                                   .phys = a->base,
                                    .len = (size_t)a->len,
                                    .gsi = a->gsi,
                                    .level = a->level,
@@ -84,36 +88,11 @@ static unsigned from_acpi(struct mmio_dev *out, unsigned max)
     return n;
 }
 
-static void sort(struct mmio_dev *d, unsigned n)
-{
-    for (unsigned i = 1; i < n; i++)
-        for (unsigned j = i; j && d[j].phys < d[j - 1].phys; j--) {
-            struct mmio_dev t = d[j];
-            d[j] = d[j - 1];
-            d[j - 1] = t;
-        }
-}
-
-static void set_name(struct mmio_dev *d)
-{
-    char *p = d->name;
-    memcpy(p, "mmio ", 5);
-    p += 5;
-    int shift = 28;
-    while (shift < 60 && d->phys >> (shift + 4))
-        shift += 4;
-    for (; shift >= 0; shift -= 4)
-        *p++ = "0123456789abcdef"[d->phys >> shift & 15];
-    *p = 0;
-}
-
 unsigned pc_mmio_devices(struct mmio_dev *out, unsigned max)
 {
     unsigned n = from_acpi(out, max);
     if (!n)
         n = from_cmdline(out, max);
-    sort(out, n);
-    for (unsigned i = 0; i < n; i++)
-        set_name(&out[i]);
+    mmio_sort(out, n);
     return n;
 }

@@ -5,9 +5,8 @@
  *
  * And the windows in which BARs without an address get one: qboot assigns none, SeaBIOS all of
  * q35's, and none of microvm's.
- *
- * The ECAM is mapped one bus at a time, when that bus is first touched.
  */
+#include "board/ecam.h"
 #include "board/pc/pc.h"
 #include "boot/boot.h"
 #include "boot/x86_64/cpu.h"
@@ -20,7 +19,6 @@ enum { PCIEXBAR = 0x60, PCIEXBAR_ENABLE = 1 };
 #define ECAM_BUS     0x100000u
 
 static uint64_t ecam_base; /* of bus 0 */
-static volatile uint8_t *bus_map[256];
 static struct pci_host pc_host;
 
 static uint32_t port_select(uint8_t bus, uint8_t devfn, uint16_t off)
@@ -50,58 +48,19 @@ static void port_config_write(uint8_t bus, uint8_t devfn, uint16_t off, unsigned
         outl(port, v);
 }
 
-static volatile uint8_t *ecam_at(uint8_t bus, uint8_t devfn, uint16_t off)
-{
-    if (bus < pc_host.first_bus || bus > pc_host.last_bus)
-        return NULL;
-    if (!bus_map[bus])
-        bus_map[bus] = mmio_map(ecam_base + (uint64_t)bus * ECAM_BUS, ECAM_BUS);
-    return bus_map[bus] ? bus_map[bus] + ((uint32_t)devfn << 12 | (off & 0xfff)) : NULL;
-}
-
-static uint32_t ecam_read(uint8_t bus, uint8_t devfn, uint16_t off, unsigned width)
-{
-    volatile uint8_t *p = ecam_at(bus, devfn, off);
-    if (!p)
-        return UINT32_MAX;
-    return width == 1   ? *p
-           : width == 2 ? *(volatile uint16_t *)(volatile void *)p
-                        : *(volatile uint32_t *)(volatile void *)p;
-}
-
-static void ecam_write(uint8_t bus, uint8_t devfn, uint16_t off, unsigned width, uint32_t v)
-{
-    volatile uint8_t *p = ecam_at(bus, devfn, off);
-    if (!p)
-        return;
-    if (width == 1)
-        *p = (uint8_t)v;
-    else if (width == 2)
-        *(volatile uint16_t *)(volatile void *)p = (uint16_t)v;
-    else
-        *(volatile uint32_t *)(volatile void *)p = v;
-}
-
-static void use_ecam(uint64_t base, uint8_t first, uint8_t last)
-{
-    ecam_base = base;
-    pc_host.cfg_read = ecam_read;
-    pc_host.cfg_write = ecam_write;
-    pc_host.first_bus = first;
-    pc_host.last_bus = last;
-}
-
 static bool find_access(void)
 {
     if (pc_acpi.ecam.base) { /* MCFG's base is that of bus 0, even when first_bus is not 0 */
-        use_ecam(pc_acpi.ecam.base, pc_acpi.ecam_first, pc_acpi.ecam_last);
+        ecam_base = pc_acpi.ecam.base;
+        ecam_use(&pc_host, ecam_base, pc_acpi.ecam_first, pc_acpi.ecam_last);
         return true;
     }
     if (pc_kind == PC_MICROVM)
         return false;
     uint32_t bar = pc_kind == PC_Q35 ? pc_port_config_read(0, 0, PCIEXBAR, 4) : 0;
     if (bar & PCIEXBAR_ENABLE) {
-        use_ecam(bar & 0xf0000000, 0, 255);
+        ecam_base = bar & 0xf0000000;
+        ecam_use(&pc_host, ecam_base, 0, 255);
         return true;
     }
     pc_host.cfg_read = pc_port_config_read;

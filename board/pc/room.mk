@@ -1,5 +1,2 @@
 # SPDX-License-Identifier: BSD-2-Clause
-SRC_ALL    += board/acpi.c kernel/pci.c
-SRC_FW     += board/entropy.c
-SRC_HOST   += kernel/pci_none.c
 SRC_x86_64 += $(addprefix board/pc/,console.c fw_cfg_port.c mmio.c pc.c pci_host.c power.c)

@@ -228,7 +228,12 @@ static void set(unsigned off, uint32_t v)
 
 static int try_mmio(size_t len)
 {
-    struct mmio_dev d = {.phys = 16 << 20, .len = len, .gsi = 5, .level = true, .name = "mmio x"};
+    struct mmio_dev d = {.compatible = MMIO_VIRTIO,
+                         .phys = 16 << 20,
+                         .len = len,
+                         .gsi = 5,
+                         .level = true,
+                         .name = "mmio x"};
     int rc = 1;
     registry_for_each (mmio_driver, it)
         rc = (*it)->probe(&d);
