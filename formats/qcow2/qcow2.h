@@ -14,6 +14,7 @@
  *     link.c      entries change: new clusters, zeroes         alloc.c     clusters found and freed
  *     commit.c    changed metadata goes to the file in order   update.c    bits in the header
  *     verify.c    slices looked through before                 copy.c      room for copies
+ *     inactive.c  snapshots' L2 tables: where they lie
  *
  *     check.c, check_walk.c, repair.c, check.h    whole images, with no node above them
  *

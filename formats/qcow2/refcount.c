@@ -127,6 +127,15 @@ static int audit_entries(const struct audit *a, const be64 *table, uint64_t n, u
     return 0;
 }
 
+static int audit_inactive(const struct audit *a)
+{
+    struct qcow2 *s = a->s;
+    for (uint64_t c = a->first; s->w->inactive && c < a->end; c++)
+        if (inactive_has(s, c) && audit_range(a, c << s->cluster_bits, 1, "Snapshot's L2 table"))
+            return SR_EIO;
+    return 0;
+}
+
 static int audit(struct qcow2 *s, const struct ref_slice *slice, uint64_t first, uint64_t count)
 {
     const struct refcounts *R = refs_of(s);
@@ -146,7 +155,7 @@ static int audit(struct qcow2 *s, const struct ref_slice *slice, uint64_t first,
         r = audit_entries(&a, R->table, R->entries, ~REFTABLE_BITS, "Refcount block");
     if (!r)
         r = audit_entries(&a, s->l1, s->l1_entries, QCOW2_OFFSET_MASK, "L2 table");
-    return r;
+    return r ? r : audit_inactive(&a);
 }
 
 /* ---- slices ---- */

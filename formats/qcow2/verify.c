@@ -79,7 +79,7 @@ static bool is_refblock(const struct qcow2 *s, uint64_t host)
 
 static bool is_metadata(const struct qcow2 *s, uint64_t host)
 {
-    if (in_fixed_metadata(s, host))
+    if (in_fixed_metadata(s, host) || inactive_has(s, host >> s->cluster_bits))
         return true;
     return noted(s, host) &&
            (times_in(s->l1, s->l1_entries, QCOW2_OFFSET_MASK, host) || is_refblock(s, host));
@@ -93,6 +93,8 @@ static int check_table(struct qcow2 *s, uint64_t key)
     uint64_t table = be64_get(s->l1[i]) & QCOW2_OFFSET_MASK;
     if (in_fixed_metadata(s, table) || is_refblock(s, table))
         return qcow2_corruption(s, table, "L2 table overlaps other metadata");
+    if (inactive_has(s, table >> s->cluster_bits))
+        return qcow2_corruption(s, table, "L2 table is a snapshot's, too");
     if (times_in(s->l1, s->l1_entries, QCOW2_OFFSET_MASK, table) > 1)
         return qcow2_corruption(s, table, "L2 table is named twice");
     return 0;
@@ -101,7 +103,8 @@ static int check_table(struct qcow2 *s, uint64_t key)
 int verify_block(struct qcow2 *s, uint64_t host)
 {
     const struct refcounts *R = &s->w->refs;
-    if (in_fixed_metadata(s, host) || times_in(s->l1, s->l1_entries, QCOW2_OFFSET_MASK, host))
+    if (in_fixed_metadata(s, host) || inactive_has(s, host >> s->cluster_bits) ||
+        times_in(s->l1, s->l1_entries, QCOW2_OFFSET_MASK, host))
         return qcow2_corruption(s, host, "Refcount block overlaps other metadata");
     if (times_in(R->table, R->entries, ~0x1ffull, host) > 1)
         return qcow2_corruption(s, host, "Refcount block is named twice");

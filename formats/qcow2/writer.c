@@ -60,6 +60,8 @@ int co_writer_open(struct qcow2 *s, struct qcow2_image *img, struct error *err)
     if (!r)
         r = co_refcounts_open(s, img, err);
     if (!r)
+        r = co_inactive_open(s, err);
+    if (!r)
         r = verify_open(s, err);
     return r;
 }
@@ -152,6 +154,7 @@ void writer_free(struct qcow2 *s)
     if (!s->w)
         return;
     verify_close(s);
+    inactive_close(s);
     refcounts_close(s);
     copy_close(s);
     sr_free(s->w->l1_dirty);

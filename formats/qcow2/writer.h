@@ -178,6 +178,13 @@ void verify_note(struct qcow2 *s, uint64_t host);
 int verify_open(struct qcow2 *s, struct error *err);
 void verify_close(struct qcow2 *s);
 
+/* ---- inactive.c ---- */
+
+/* Is this cluster an L2 table of a snapshot? */
+bool inactive_has(const struct qcow2 *s, uint64_t cluster);
+int co_inactive_open(struct qcow2 *s, struct error *err);
+void inactive_close(struct qcow2 *s);
+
 /* ---- writer.c ---- */
 
 int co_writer_open(struct qcow2 *s, struct qcow2_image *img, struct error *err);
@@ -239,6 +246,8 @@ struct writer {
     unsigned meta_shift;
     size_t meta_bytes;
     uint64_t nverified;
+    uint64_t *inactive; /* set of clusters; NULL: no snapshots */
+    unsigned inactive_shift;
 
     struct co_start mark_start; /* of the corrupt bit */
     bool marking;

@@ -146,6 +146,16 @@ DAMAGE(l1_not_counted, image_set_refcount(f, h->l1 / 512, 0))
 DAMAGE(reftable_not_counted, image_set_refcount(f, h->reftable / 512, 0))
 DAMAGE(snapshots_not_counted, image_set_refcount(f, h->snapshots_at / 512, 0))
 DAMAGE(snapshot_l1_not_counted, image_set_refcount(f, get_be(f + h->snapshots_at, 8) / 512, 0))
+/* An L2 table of the snapshot. */
+static void set_inactive(uint8_t *f, const struct image_header *h, uint64_t table)
+{
+    put_be(f + get_be(f + h->snapshots_at, 8), 8, table);
+}
+DAMAGE(inactive_is_active, set_inactive(f, h, l1_entry(f, h, 1)))
+DAMAGE(inactive_is_data, set_inactive(f, h, data_at(f, 10)))
+DAMAGE(inactive_is_block, set_inactive(f, h, block(f, h, 1)))
+DAMAGE(inactive_not_counted, set_inactive(f, h, data_at(f, 10));
+       image_set_refcount(f, data_at(f, 10) / 512, 0); set_l2(f, 10, 0))
 DAMAGE(data_on_l1, set_l2(f, 10, h->l1 | COPIED))
 DAMAGE(data_on_reftable, set_l2(f, 10, h->reftable | COPIED))
 DAMAGE(data_on_block, set_l2(f, 10, block(f, h, 1) | COPIED))
@@ -223,6 +233,10 @@ static const struct damage damages[] = {
     {"refcount table is not counted", reftable_not_counted, NEW, 0, 0},
     {"snapshot table is not counted", snapshots_not_counted, NEW, 0, 0},
     {"snapshot's L1 table is not counted", snapshot_l1_not_counted, NEW, 0, 0},
+    {"a snapshot's L2 table is ours", inactive_is_active, WRITE(70), 0, 0},
+    {"a snapshot's L2 table is data", inactive_is_data, WRITE(10), 0, 0},
+    {"a snapshot's L2 table is a refcount block", inactive_is_block, NEW, 0, 0},
+    {"a snapshot's L2 table is not counted", inactive_not_counted, NEW, 10, 11},
     {"data on L1 table", data_on_l1, WRITE(10), 10, 11},
     {"data on L1 table, neighbour", data_on_l1, WRITE(20), 10, 11},
     {"data on L1 table, discard", data_on_l1, DISCARD, 10, 11},
