@@ -172,6 +172,22 @@ def strongroom(machine='q35', mem=64, cpu='max', counter=None, net=True, more=()
     return g
 
 
+def packed(counter=None):
+    """The same with packed rings."""
+    return strongroom(counter=counter, more=['-global', 'virtio-blk-pci.packed=on', '-global', 'virtio-net-pci.packed=on'])
+
+
+def ahci(counter=None):
+    """The same disks on q35's AHCI controller."""
+    words, attached = WORDS.replace('driver=virtio-blk', 'driver=ahci'), []
+    for i, path in enumerate(disks()):
+        attached += ['-blockdev', f'driver=file,node-name=f{i},filename={path},discard=unmap,aio=threads', '-device',
+                     f'ide-hd,drive=f{i},bus=ide.{i},serial=d{i}']
+    g = Guest(['-kernel', FIRMWARE, '-append', words, *attached, '-device', 'virtio-rng-@BUS'], counter=counter)
+    g.exports = {'raw': 'raw', 'qcow2': 'qcow2'}
+    return g
+
+
 FRESH = 3  # images to allocate in: each measurement takes one
 
 

@@ -81,6 +81,16 @@ def boot_instructions(machine):
         c.close()
 
 
+def bench_ports():
+    """What six empty ports of q35's AHCI controller cost, in turn with none."""
+    empty, none = [], []
+    for _ in range(9):
+        empty.append(boot_ours('q35'))
+        none.append(boot_ours('q35,sata=off'))
+    e, n = statistics.median(empty), statistics.median(none)
+    report('boot.ahci-empty-ports.q35', 'firmware', 'q35', 'max', e - n, 'ms', [a - b for a, b in zip(empty, none)], 'without', n, '10')
+
+
 def bench_boot(peer):
     for machine, more in (('q35', 60), ('microvm', 50)):
         floor, ours, theirs = [], [], []
@@ -94,6 +104,7 @@ def bench_boot(peer):
         report(f'boot.handshake.{machine}', 'firmware', machine, 'max', o, 'ms', ours, 'linux-vm' if theirs else '',
                statistics.median(theirs) if theirs else None, f'{f + more:.0f}')
         report(f'boot.insn.{machine}', 'firmware', machine, 'max', boot_instructions(machine) / 1e6, 'M insn', target='12')
+    bench_ports()
 
 
 # ---- Instructions per request ---------------------------------------------------------------------------
@@ -178,8 +189,22 @@ def bench_insn(peer):
                    statistics.median(table[key]), r[6])
     for (row, export), values in rows_of(lambda counter: guest.writing(counter, safe=True), WRITE_ROWS).items():
         report(f'insn.nbd.{row}.tap.{export}-restart-safe', 'firmware', 'q35', 'max', statistics.median(values), 'insn/req', values)
+    bench_devices()
     seg = rows_of(no_tso, [ROWS[5]])[(ROWS[5][0], ROWS[5][1])]
     report('insn.nbd.read.128k.qd8.tap-notso.raw', 'firmware', 'q35', 'max', statistics.median(seg), 'insn/req', seg, target='70000')
+
+
+def bench_devices():
+    """The first row over packed rings and over AHCI, in turn with split rings and virtio-blk."""
+    row, found = ROWS[0], collections.defaultdict(list)
+    starts = {'split': guest.strongroom, 'packed': guest.packed, 'ahci': guest.ahci}
+    for _ in range(3):
+        for name, start in starts.items():
+            found[name] += rows_of(start, [row])[row[:2]]
+    base = statistics.median(found['split'])
+    for name, most in (('packed', 1), ('ahci', 1.3)):
+        report(f'insn.nbd.{row[0]}.tap.{row[1]}-{name}', 'firmware', 'q35', 'max', statistics.median(found[name]), 'insn/req', found[name],
+               'virtio-blk', base, f'{most * base:.0f}')
 
 
 def symbols():

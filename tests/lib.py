@@ -140,11 +140,12 @@ class Served:
 
 
 class VM(Served):
-    """One storage VM. disks: image files (or complete -blockdev strings without node-name), serials d0, d1, ..."""
+    """One storage VM. disks: image files (or complete -blockdev strings without node-name), serials d0, d1, ...
+    legacy: the virtio-mmio that QEMU has when it is not told otherwise."""
     unix = False
 
     def __init__(self, append, disks=(), machine='q35', arch='x86_64', mem=64, cpu='max', kernel=None,
-                 disk='virtio-blk', disk_options='', net='user', nic_options='', extra=(), wait=True):
+                 disk='virtio-blk', disk_options='', net='user', nic_options='', extra=(), wait=True, legacy=False):
         self.dir = scratch()
         self.port = free_port()
         m, more = MACHINES.get(machine, (machine, []))
@@ -161,7 +162,7 @@ class VM(Served):
         if net == 'user':
             a += ['-netdev', f'user,id=n,hostfwd=tcp:127.0.0.1:{self.port}-:10809',
                   '-device', f'virtio-net-{bus},netdev=n{nic_options}']
-        if not self.pci:
+        if not self.pci and not legacy:
             a += ['-global', 'virtio-mmio.force-legacy=false']
         for i, f in enumerate(disks):
             spec = f if '=' in f.split('/')[0] else f'driver=file,filename={f},discard=unmap'

@@ -92,7 +92,7 @@ static bool put(struct lane *l, struct request *r)
 {
     struct virtq_chain c;
     unsigned pieces = 2 + !!r->range_sectors;
-    if (!l->q->tables)
+    if (!l->q->indirect)
         pieces += iov_count(r->v);
     if (!virtq_begin(l->q, &c, pieces))
         return false;
@@ -305,9 +305,9 @@ static int make_lanes(struct blk *b)
         if (rc)
             return rc;
         const struct virtq *q = b->lane[i].q;
-        if (!q->tables && q->size < 3)
+        if (!q->indirect && q->size < 3)
             return refuse(b, "ring size", q->size);
-        if (!q->tables)
+        if (!q->indirect)
             b->pieces = MIN(b->pieces, q->size - 2u);
     }
     return 0;

@@ -250,7 +250,7 @@ static void co_close(struct stream *base)
 {
     struct console_stream *s = of(base);
     uint64_t end = board_clock_ns() + CLOSE_NS;
-    while (s->port && !s->aborted && s->port->tx->inflight && board_clock_ns() < end) {
+    while (s->port && !s->aborted && !virtq_idle(s->port->tx) && board_clock_ns() < end) {
         co_sleep_ns(CLOSE_NS / 1000);
         struct virtq_chain c;
         if (s->port)

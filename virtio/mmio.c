@@ -1,9 +1,13 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * The MMIO transport, version 2 (virtio 1.2, 4.2): one page of 32-bit registers per slot, the
- * device's configuration behind them, one wired interrupt. An empty slot has device id 0 and is
- * passed over in silence. Version 1 is the legacy interface, which has another ring layout:
- * refused, with a line that says so.
+ * The MMIO transport (virtio 1.2, 4.2): one page of 32-bit registers per slot, the device's
+ * configuration behind them, one wired interrupt. An empty slot has device id 0 and is passed over
+ * in silence.
+ *
+ * Version 1, the legacy interface (4.2.4), is what machines offer that were not told otherwise. It has
+ * 32 feature bits, is told of a queue by one page number (the rings lie as virtq_split.c says), knows
+ * no generation of its configuration, and no FEATURES_OK. Its integers have the byte order of the
+ * machine, which is ours.
  *
  * The line of an interrupt stays up until it is acknowledged, so `wired` makes the core ask after
  * each sleep.
@@ -11,6 +15,7 @@
 #include "virtio/mmio.h"
 
 #include "kernel/fault.h"
+#include "kernel/page.h"
 #include "kernel/pci.h"
 #include "virtio/mmio_spec.h"
 #include "virtio/virtio.h"
@@ -53,6 +58,8 @@ static uint64_t get_features(struct virtio_device *d)
 {
     wr(d, VIRTIO_MMIO_DEVICE_FEATURES_SEL, 0);
     uint64_t low = rd(d, VIRTIO_MMIO_DEVICE_FEATURES);
+    if (d->legacy)
+        return low;
     wr(d, VIRTIO_MMIO_DEVICE_FEATURES_SEL, 1);
     return low | (uint64_t)rd(d, VIRTIO_MMIO_DEVICE_FEATURES) << 32;
 }
@@ -61,6 +68,8 @@ static void set_features(struct virtio_device *d, uint64_t features)
 {
     wr(d, VIRTIO_MMIO_DRIVER_FEATURES_SEL, 0);
     wr(d, VIRTIO_MMIO_DRIVER_FEATURES, (uint32_t)features);
+    if (d->legacy)
+        return;
     wr(d, VIRTIO_MMIO_DRIVER_FEATURES_SEL, 1);
     wr(d, VIRTIO_MMIO_DRIVER_FEATURES, (uint32_t)(features >> 32));
 }
@@ -85,13 +94,25 @@ static void cfg_write(struct virtio_device *d, unsigned off, unsigned width, uin
 
 static uint32_t cfg_generation(struct virtio_device *d)
 {
-    return rd(d, VIRTIO_MMIO_CONFIG_GENERATION);
+    return d->legacy ? 0 : rd(d, VIRTIO_MMIO_CONFIG_GENERATION);
 }
 
 static unsigned queue_max(struct virtio_device *d, unsigned index)
 {
     wr(d, VIRTIO_MMIO_QUEUE_SEL, index);
-    return rd(d, VIRTIO_MMIO_QUEUE_READY) ? 0 : rd(d, VIRTIO_MMIO_QUEUE_NUM_MAX);
+    bool taken = rd(d, d->legacy ? VIRTIO_MMIO_QUEUE_PFN : VIRTIO_MMIO_QUEUE_READY);
+    return taken ? 0 : rd(d, VIRTIO_MMIO_QUEUE_NUM_MAX);
+}
+
+static int legacy_enable(struct virtio_device *d, const struct virtq *q)
+{
+    uint64_t page = q->desc_addr / PAGE_SIZE;
+    if (page > UINT32_MAX)
+        return SR_ENOTSUP;
+    wr(d, VIRTIO_MMIO_GUEST_PAGE_SIZE, PAGE_SIZE);
+    wr(d, VIRTIO_MMIO_QUEUE_ALIGN, PAGE_SIZE);
+    wr(d, VIRTIO_MMIO_QUEUE_PFN, (uint32_t)page);
+    return 0;
 }
 
 static int queue_enable(struct virtio_device *d, struct virtq *q)
@@ -99,9 +120,11 @@ static int queue_enable(struct virtio_device *d, struct virtq *q)
     volatile void *regs = mmio_of(d)->regs;
     wr(d, VIRTIO_MMIO_QUEUE_SEL, q->index);
     wr(d, VIRTIO_MMIO_QUEUE_NUM, q->size);
-    reg_write64(regs, VIRTIO_MMIO_QUEUE_DESC, dma_map(q->desc, VRING_DESC_BYTES(q->size)));
-    reg_write64(regs, VIRTIO_MMIO_QUEUE_DRIVER, dma_map(q->avail, VRING_AVAIL_BYTES(q->size)));
-    reg_write64(regs, VIRTIO_MMIO_QUEUE_DEVICE, dma_map(q->used, VRING_USED_BYTES(q->size)));
+    if (d->legacy)
+        return legacy_enable(d, q);
+    reg_write64(regs, VIRTIO_MMIO_QUEUE_DESC, q->desc_addr);
+    reg_write64(regs, VIRTIO_MMIO_QUEUE_DRIVER, q->driver_addr);
+    reg_write64(regs, VIRTIO_MMIO_QUEUE_DEVICE, q->device_addr);
     wr(d, VIRTIO_MMIO_QUEUE_READY, 1);
     return 0;
 }
@@ -147,10 +170,10 @@ static int identify(const struct mmio_dev *m, struct virtio_mmio *v)
     if (!v->dev.id)
         return SR_ENODEV;
     uint32_t version = rd(&v->dev, VIRTIO_MMIO_VERSION);
-    if (version == 2)
+    v->dev.legacy = version == 1;
+    if (version == 1 || version == 2)
         return 0;
-    log_line("virtio", "%s: version %u; only 2 is supported (force-legacy=false)", m->name,
-             version);
+    log_line("virtio", "%s: version %u is not known", m->name, version);
     return SR_ENODEV;
 }
 

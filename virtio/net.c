@@ -20,6 +20,8 @@
  * Large frames (TSO, both ways) need checksums; received ones also need mergeable buffers, because
  * we have no buffers of 64 KiB: `choose` drops what would not work.
  *
+ * The header of a legacy device is shorter, unless buffers are mergeable (5.1.6.1).
+ *
  * When the device breaks the link goes down; frames given to it are dropped.
  *
  * Missing on purpose: more queue pairs, the control queue, VLAN and UDP offloads, RSS.
@@ -32,7 +34,6 @@
 #include "virtio/net_spec.h"
 #include "virtio/virtio.h"
 
-#define HDR         sizeof(struct virtio_net_hdr)
 #define TX_PIECES   32u /* header included */
 #define TX_RING     256u
 #define FRAME_MAX   65549u /* 65535 of IP and the Ethernet header */
@@ -55,7 +56,7 @@ struct net {
     struct virtio_device *dev;
     struct virtq *rx, *tx;
     uint8_t *memory; /* of the receive buffers */
-    size_t buf_size;
+    size_t buf_size, hdr_size;
     struct nic_rx_buf *bufs;
     struct part part;
     struct virtio_net_hdr *head; /* one per slot of tx */
@@ -101,7 +102,7 @@ static bool begin_frame(struct net *n, struct nic_rx_buf *b, uint32_t len)
     const struct virtio_net_hdr *h =
         (const struct virtio_net_hdr *)(const void *)(n->memory + b->id * n->buf_size);
     unsigned count = HAS(n, MRG_RXBUF) ? le16_get(h->num_buffers) : 1;
-    if (len < HDR || !count || count > n->rx->size) {
+    if (len < n->hdr_size || !count || count > n->rx->size) {
         virtio_fail(n->dev, "frame of %u bytes in %u buffers", len, count);
         return false;
     }
@@ -109,8 +110,8 @@ static bool begin_frame(struct net *n, struct nic_rx_buf *b, uint32_t len)
     if (HAS(n, GUEST_CSUM))
         p->flags = (h->flags & VIRTIO_NET_HDR_F_NEEDS_CSUM ? NIC_RX_CSUM_PARTIAL : 0) |
                    (h->flags & VIRTIO_NET_HDR_F_DATA_VALID ? NIC_RX_CSUM_VALID : 0);
-    b->data = n->memory + b->id * n->buf_size + HDR;
-    b->len = (uint16_t)(len - HDR);
+    b->data = n->memory + b->id * n->buf_size + n->hdr_size;
+    b->len = (uint16_t)(len - n->hdr_size);
     p->bad = b->len < (count > 1 ? HEADERS_MAX : ETH_HEADER);
     return true;
 }
@@ -241,7 +242,7 @@ static int transmit(struct nic *nic, struct iov frame, const struct nic_tx_meta 
     }
     struct virtio_net_hdr *h = &n->head[c.id];
     fill_header(h, m);
-    virtq_out(&c, h, HDR);
+    virtq_out(&c, h, n->hdr_size);
     const struct seg *s = frame.seg;
     for (size_t left = frame.len, skip = frame.skip; left; s++, skip = 0) {
         size_t len = MIN(s->len - skip, left);
@@ -334,8 +335,9 @@ static void rx_size(struct net *n, unsigned *count)
     uint64_t ram = board_ram_bytes();
     *count = ram < 24u << 20 ? 64 : ram < 48u << 20 ? 128 : 256;
     n->buf_size = ram >= 48u << 20 && HAS(n, MRG_RXBUF) ? 4096 : 2048;
-    if (n->nic.mtu > n->buf_size - HDR - ETH_HEADER && !HAS(n, MRG_RXBUF))
-        n->nic.mtu = (uint16_t)(n->buf_size - HDR - ETH_HEADER);
+    size_t most = n->buf_size - n->hdr_size - ETH_HEADER;
+    if (n->nic.mtu > most && !HAS(n, MRG_RXBUF))
+        n->nic.mtu = (uint16_t)most;
 }
 
 static int make_rx(struct net *n)
@@ -358,8 +360,8 @@ static int make_tx(struct net *n)
     if (rc)
         return rc;
     n->tx->quiet = true;
-    n->nic.max_tx_segs = MIN(TX_PIECES, n->tx->tables ? TX_PIECES : n->tx->size) - 1;
-    n->head = page_alloc(n->tx->size * HDR);
+    n->nic.max_tx_segs = MIN(TX_PIECES, n->tx->indirect ? TX_PIECES : n->tx->size) - 1;
+    n->head = page_alloc(n->tx->size * sizeof(*n->head));
     n->sent = sr_calloc(n->tx->size, sizeof(*n->sent));
     return n->head && n->sent ? 0 : SR_ENOMEM;
 }
@@ -375,6 +377,13 @@ static void post_all(struct net *n)
 
 static int check(struct net *n)
 {
+    if (n->dev->legacy && !HAS(n, MRG_RXBUF)) {
+        if (!virtio_has(n->dev, VIRTIO_F_ANY_LAYOUT)) { /* wants the header in a piece of its own */
+            log_line("virtio-net", "%s: a legacy device without ANY_LAYOUT", n->dev->name);
+            return SR_ENOTSUP;
+        }
+        n->hdr_size = VIRTIO_NET_LEGACY_HDR;
+    }
     if (n->nic.mtu < MTU_MIN) {
         log_line("virtio-net", "%s: MTU of %u makes no sense", n->dev->name, n->nic.mtu);
         return SR_EINVAL;
@@ -394,6 +403,7 @@ static int co_probe(struct virtio_device *d)
     d->priv = n;
     n->dev = d;
     n->nic.ops = &ops;
+    n->hdr_size = sizeof(struct virtio_net_hdr);
     int rc = virtio_cfg_load(d, load_config, &n->nic);
     if (!rc)
         rc = check(n);
@@ -422,7 +432,7 @@ static void forget(struct virtio_device *d)
     if (n->memory)
         page_free(n->memory, n->rx->size * n->buf_size);
     if (n->head)
-        page_free(n->head, n->tx->size * HDR);
+        page_free(n->head, n->tx->size * sizeof(*n->head));
     sr_free(n->bufs);
     sr_free(n->sent);
     sr_free(n);

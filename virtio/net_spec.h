@@ -39,6 +39,7 @@ struct virtio_net_hdr {
     le16 num_buffers;
 };
 static_assert(sizeof(struct virtio_net_hdr) == 12, "5.1.6");
+#define VIRTIO_NET_LEGACY_HDR       10u /* 5.1.6.1: without num_buffers, unless MRG_RXBUF */
 #define VIRTIO_NET_HDR_F_NEEDS_CSUM 1u
 #define VIRTIO_NET_HDR_F_DATA_VALID 2u
 #define VIRTIO_NET_HDR_GSO_NONE     0u

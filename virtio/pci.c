@@ -190,9 +190,9 @@ static int queue_enable(struct virtio_device *d, struct virtq *q)
         return SR_EIO;
     q->notify = (volatile uint8_t *)n->at + off;
     reg_write(c, VIRTIO_PCI_QUEUE_SIZE, 2, q->size);
-    reg_write64(c, VIRTIO_PCI_QUEUE_DESC, dma_map(q->desc, VRING_DESC_BYTES(q->size)));
-    reg_write64(c, VIRTIO_PCI_QUEUE_DRIVER, dma_map(q->avail, VRING_AVAIL_BYTES(q->size)));
-    reg_write64(c, VIRTIO_PCI_QUEUE_DEVICE, dma_map(q->used, VRING_USED_BYTES(q->size)));
+    reg_write64(c, VIRTIO_PCI_QUEUE_DESC, q->desc_addr);
+    reg_write64(c, VIRTIO_PCI_QUEUE_DRIVER, q->driver_addr);
+    reg_write64(c, VIRTIO_PCI_QUEUE_DEVICE, q->device_addr);
     int rc = queue_vector(v, q);
     if (!rc && q->index == 0) /* every device has this queue, and reset has cleared the register */
         rc = set_vector(v, VIRTIO_PCI_CONFIG_VECTOR, 0);

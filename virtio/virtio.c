@@ -3,7 +3,10 @@
  * What all virtio devices share: negotiation, queues, events, failure.
  *
  * Start (virtio 1.2, 3.1.1): reset, ACKNOWLEDGE, DRIVER, features, FEATURES_OK and look whether it
- * stayed, queues, DRIVER_OK. A device that does not offer VERSION_1 is a legacy one and refused.
+ * stayed, queues, DRIVER_OK. A device behind a modern transport that does not offer VERSION_1 is
+ * refused. One behind the legacy transport (mmio.c) has no FEATURES_OK (3.1.2), its rings lie as in
+ * 2.7.2, and its configuration has no generation: one that changes under our eyes says so afterwards,
+ * and is loaded again.
  *
  * Events. An interrupt only wakes the loop, and nobody knows whose it was; so after each sleep
  * one queue asks its device whether its configuration changed. That is a trip to the device, so
@@ -30,7 +33,9 @@
 #define GONE      0xffu /* what reads of a device give that is not there */
 #define RING_FEATURES                                                                  \
     (BIT(VIRTIO_F_INDIRECT_DESC) | BIT(VIRTIO_F_EVENT_IDX) | BIT(VIRTIO_F_VERSION_1) | \
-     BIT(VIRTIO_F_ACCESS_PLATFORM) | BIT(VIRTIO_F_ORDER_PLATFORM))
+     BIT(VIRTIO_F_ACCESS_PLATFORM) | BIT(VIRTIO_F_RING_PACKED) | BIT(VIRTIO_F_ORDER_PLATFORM))
+#define LEGACY_FEATURES \
+    (BIT(VIRTIO_F_ANY_LAYOUT) | BIT(VIRTIO_F_INDIRECT_DESC) | BIT(VIRTIO_F_EVENT_IDX))
 
 /* ---- Configuration space --------------------------------------------------------------------- */
 
@@ -85,7 +90,7 @@ int virtio_queue(struct virtio_device *d, unsigned index, unsigned size, unsigne
     q->loop = loop;
     bool indirect = pieces > 1 && virtio_has(d, VIRTIO_F_INDIRECT_DESC);
     size = 1u << log2_floor(MIN(size, max));
-    int rc = virtq_init(q, size, indirect ? pieces : 0, virtio_has(d, VIRTIO_F_EVENT_IDX));
+    int rc = virtq_init(q, size, indirect ? pieces : 0);
     if (!rc) {
         rc = d->ops->queue_enable(d, q);
         if (rc)
@@ -205,20 +210,27 @@ static const struct virtio_driver *find_driver(uint32_t id)
     return NULL;
 }
 
+static uint8_t base_status(const struct virtio_device *d)
+{
+    uint8_t status = VIRTIO_STATUS_ACKNOWLEDGE | VIRTIO_STATUS_DRIVER;
+    return d->legacy ? status : status | VIRTIO_STATUS_FEATURES_OK;
+}
+
 static int negotiate(struct virtio_device *d)
 {
     uint64_t offered = d->ops->get_features(d);
-    if (!(offered & BIT(VIRTIO_F_VERSION_1))) {
+    if (!d->legacy && !(offered & BIT(VIRTIO_F_VERSION_1))) {
         log_line("virtio", "%s: a legacy device; its machine must offer version 1", d->name);
         return SR_ENOTSUP;
     }
     uint64_t wanted = offered & d->driver->features;
     if (d->driver->choose)
         wanted = d->driver->choose(wanted);
-    d->features = wanted | (offered & RING_FEATURES);
+    d->features = wanted | (offered & (d->legacy ? LEGACY_FEATURES : RING_FEATURES));
     d->ops->set_features(d, d->features);
-    uint8_t status = VIRTIO_STATUS_ACKNOWLEDGE | VIRTIO_STATUS_DRIVER | VIRTIO_STATUS_FEATURES_OK;
-    d->ops->set_status(d, status);
+    if (d->legacy)
+        return 0; /* 3.1.2: takes what it has offered */
+    d->ops->set_status(d, base_status(d));
     if (d->ops->get_status(d) & VIRTIO_STATUS_FEATURES_OK)
         return 0;
     log_line("virtio", "%s: refuses features %llx of %llx", d->name,
@@ -228,8 +240,7 @@ static int negotiate(struct virtio_device *d)
 
 void virtio_ready(struct virtio_device *d)
 {
-    d->ops->set_status(d, VIRTIO_STATUS_ACKNOWLEDGE | VIRTIO_STATUS_DRIVER |
-                              VIRTIO_STATUS_FEATURES_OK | VIRTIO_STATUS_DRIVER_OK);
+    d->ops->set_status(d, base_status(d) | VIRTIO_STATUS_DRIVER_OK);
 }
 
 /* What went wrong may be going through co_fail at this moment; it ends with `stopped`. */

@@ -57,6 +57,8 @@ struct virtio_device {
     const struct virtio_driver *driver;
     void *priv; /* the driver's */
     struct virtq *queue[VIRTIO_MAX_QUEUES];
+    bool
+        legacy; /* by the transport: the interface from before virtio 1.0, split rings of its layout */
     bool broken, stopped;
     uint64_t events_ns;  /* when the device was last asked for events */
     struct timer events; /* asks again, when it was too soon */

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
  * What a virtio device can say. The first byte of an input chooses the driver, the second which of
- * the core's features the device offers; then come its own features (4 bytes), its configuration
+ * the core's features the device offers; then come its own features (3 bytes, and one that says
+ * whether its rings are packed, or it is a legacy device), its configuration
  * (as many bytes as it has), and a program, a byte per step and its arguments, that the device runs while the driver
  * works:
  *
@@ -12,6 +13,7 @@
  *     7  bytes appear in the memory of the oldest request, which stays
  *     8  the user of the driver does something (reads, writes, sends, ...)
  *     9  complete all requests                               10  turns of the loop
+ *    11  a descriptor of a packed ring changes
  *
  * Whatever it says: every request ends, all memory comes back. Kind 4 is a PCI function whose
  * capabilities are the input, in front of registers that are plain memory.
@@ -115,11 +117,13 @@ static void step_device(unsigned op)
         if (op != 7)
             complete(op ? number() : (uint32_t)held[0].in_len);
     } else if (op == 2 && open) {
-        vring_push(r, (uint16_t)number(), number());
+        struct vring_id id = {(uint16_t)number(), 1};
+        vring_push(r, id, number());
         nheld = 0; /* whatever that completed, the device may not touch it again */
     } else if (op == 3 && open) {
         r->used_idx = (uint16_t)(r->used_idx + number());
-        vring_store(&r->used->idx, r->used_idx);
+        if (!r->packed)
+            vring_store(&r->used->idx, r->used_idx);
         nheld = 0;
     } else if (op == 4) {
         dev.config[byte() % VDEV_CONFIG] = byte();
@@ -128,9 +132,12 @@ static void step_device(unsigned op)
         dev.status |= byte();
         vdev_config_changed(&dev);
     } else if (op == 6 && open) {
+        uint16_t before = r->avail_idx;
         r->avail_idx = byte() & 1 ? r->avail_idx : (uint16_t)(r->avail_idx + number());
         vring_notify_me(r, true);
-        r->avail_idx = vring_load(&r->avail->idx);
+        r->avail_idx = r->packed ? before : vring_load(&r->avail->idx);
+    } else if (op == 11 && open && r->packed) {
+        take(&r->ring[byte() % r->size], sizeof(*r->ring));
     }
 }
 
@@ -299,7 +306,7 @@ static void until(const bool *flag, const char *what)
 
 static void step(void)
 {
-    unsigned op = byte() % 11;
+    unsigned op = byte() % 12;
     if (op == 8 && dev.id == VIRTIO_ID_BLOCK)
         use_blk();
     else if (op == 8 && dev.id == VIRTIO_ID_NET)
@@ -326,7 +333,9 @@ static void run_device(uint32_t id)
     take(features, sizeof(features));
     dev = (struct vdev){.ops = &ops, .id = id, .queue_max = (uint16_t)(1u << some % 9)};
     dev.nqueues = id == VIRTIO_ID_CONSOLE ? 12 : 2;
-    dev.offered = 1ull << VIRTIO_F_VERSION_1;
+    dev.legacy = features[3] & 2;
+    dev.offered = dev.legacy ? 1ull << VIRTIO_F_ANY_LAYOUT : 1ull << VIRTIO_F_VERSION_1;
+    dev.offered |= (uint64_t)(features[3] & 1) << VIRTIO_F_RING_PACKED;
     uint32_t own; /* the device's own are below 24 */
     memcpy(&own, features, sizeof(own));
     dev.offered |= own & 0xffffff;

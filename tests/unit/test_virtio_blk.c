@@ -94,13 +94,17 @@ static void co_random(unsigned count)
 static void co_data(void *arg)
 {
     (void)arg;
-    for (unsigned features = 0; features < 4; features++) {
+    for (unsigned features = 0; features < 16; features++) {
         prepare();
+        offer(VIRTIO_F_RING_PACKED, features & 4);
+        disk.v.legacy = features & 8;
+        offer(VIRTIO_F_VERSION_1, !disk.v.legacy);
         offer(VIRTIO_F_INDIRECT_DESC, features & 1);
         offer(VIRTIO_F_EVENT_IDX, features & 2);
         co_open("");
         assert_int_equal(root.n->limits.max_sg, 126);
-        co_random(300);
+        assert_int_equal(disk.v.ring[0].packed, (features & 12) == 4);
+        co_random(150);
         co_shut();
     }
 }
@@ -113,8 +117,10 @@ static void co_limits(void *arg)
     } t[] = {{1, 0, 512, 256},   {3, 0, 512, 256},   {3, 1536, 512, 256}, {254, 512, 512, 256},
              {126, 0, 4096, 64}, {2, 8192, 4096, 4}, {126, 0, 512, 4}};
     (void)arg;
-    for (unsigned i = 0; i < 2 * ARRAY_LEN(t); i++) {
+    for (unsigned k = 0; k < 4 * ARRAY_LEN(t); k++) {
+        unsigned i = k / 2;
         prepare();
+        offer(VIRTIO_F_RING_PACKED, k % 2);
         struct virtio_blk_config *c = vblk_config(&disk);
         le32_set(&c->seg_max, t[i / 2].seg_max);
         le32_set(&c->blk_size, t[i / 2].blk_size);
@@ -235,8 +241,10 @@ static void co_end_many(void)
 static void co_full(void *arg)
 {
     (void)arg;
-    for (unsigned back = 0; back < 2; back++) {
+    for (unsigned kind = 0; kind < 4; kind++) {
+        bool back = kind & 1;
         prepare();
+        offer(VIRTIO_F_RING_PACKED, kind & 2);
         co_open("");
         disk.hold = true;
         disk.backwards = back;
@@ -266,11 +274,11 @@ static void co_flusher(void *arg)
 }
 
 /* Without indirect tables a small request would still fit where a larger one waits. */
-static void co_overtake(void *arg)
+static void overtake(bool packed)
 {
     static struct co_start flusher;
-    (void)arg;
     prepare();
+    offer(VIRTIO_F_RING_PACKED, packed);
     offer(VIRTIO_F_INDIRECT_DESC, false);
     disk.v.queue_max = 8;
     co_open("");
@@ -294,6 +302,13 @@ static void co_overtake(void *arg)
     }
     assert_int_equal(order[3], 100);
     co_shut();
+}
+
+static void co_overtake(void *arg)
+{
+    (void)arg;
+    overtake(false);
+    overtake(true);
 }
 
 /* ---- Errors ---------------------------------------------------------------------------------- */

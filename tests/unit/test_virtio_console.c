@@ -41,11 +41,23 @@ static void co_until(const unsigned *what, unsigned count)
         co_sleep_ns(100000);
 }
 
-/* Each test has a port name of its own: watches are for ever. */
+static void set_kind(struct vdev *v, unsigned kind)
+{
+    v->legacy = kind == 2;
+    if (kind == 1)
+        v->offered |= 1ull << VIRTIO_F_RING_PACKED;
+    if (kind == 2)
+        v->offered &= UINT32_MAX;
+}
+
+/* Each test has a port name of its own: watches are for ever. In turn the rings are split, packed, and
+ * those of a legacy device. */
 static void co_begin(const char *name)
 {
+    static unsigned kind;
     seen = (struct seen){0};
     vconsole_init(&host);
+    set_kind(&host.v, kind++ % 3);
     vconsole_add(&host, 1, name);
     assert_int_equal(co_vdev_attach(&host.v, "loop con"), 0);
 }
@@ -290,12 +302,15 @@ static void co_rng(void *arg)
 {
     static struct vrng r;
     (void)arg;
-    vrng_init(&r);
-    assert_int_equal(co_vdev_attach(&r.v, "loop rng"), 0);
-    while (r.given < 64)
-        co_sleep_ns(100000);
-    assert_int_equal(r.v.interrupts, 0);
-    co_vdev_detach(&r.v);
+    for (unsigned kind = 0; kind < 3; kind++) {
+        vrng_init(&r);
+        set_kind(&r.v, kind);
+        assert_int_equal(co_vdev_attach(&r.v, "loop rng"), 0);
+        while (r.given < 64)
+            co_sleep_ns(100000);
+        assert_int_equal(r.v.interrupts, 0);
+        co_vdev_detach(&r.v);
+    }
     vrng_init(&r);
     r.silent = true;
     assert_int_equal(co_vdev_attach(&r.v, "loop rng"), 0);

@@ -90,10 +90,21 @@ static void co_attach(void)
     }
 }
 
+/* Each test runs with each of these. */
+static enum { SPLIT, PACKED, LEGACY, KINDS } kind;
+
 static void prepare(void)
 {
     wire = (struct vwire){0};
     vnet_pair_init(&card[0], &card[1], &wire);
+    for (unsigned i = 0; i < 2; i++) {
+        struct vdev *v = &card[i].v;
+        v->legacy = kind == LEGACY;
+        if (kind == PACKED)
+            v->offered |= 1ull << VIRTIO_F_RING_PACKED;
+        if (kind == LEGACY)
+            v->offered = (v->offered & UINT32_MAX) | 1ull << VIRTIO_F_ANY_LAYOUT;
+    }
 }
 
 static void co_detach(void)
@@ -191,7 +202,8 @@ static void co_plain(void *arg)
     }
     co_attach();
     assert_int_equal(nic[1]->features, NIC_GUEST_CSUM);
-    assert_int_equal(nic[1]->mtu, 2022); /* what a buffer holds */
+    assert_int_equal(nic[1]->mtu, kind == LEGACY ? 2024 : 2022); /* what a buffer holds */
+    assert_int_equal(card[0].v.ring[0].packed, kind == PACKED);
     struct nic_tx_meta m = {0};
     for (unsigned i = 0; i < 500; i++) {
         fill(1514);
@@ -379,6 +391,10 @@ static void co_bad_config(void *arg)
     prepare();
     card[0].v.nqueues = 1;
     assert_int_not_equal(co_vdev_attach(&card[0].v, "loop bad"), 0);
+    prepare();
+    card[0].v.legacy = true;
+    card[0].v.offered &= ~(1ull << VIRTIO_F_ANY_LAYOUT | 1ull << VIRTIO_NET_F_MRG_RXBUF);
+    assert_int_equal(co_vdev_attach(&card[0].v, "loop old"), SR_ENOTSUP);
     for (uint64_t nth = 1;; nth++) {
         prepare();
         fault_arm(FAULT_ALLOC, nth, false);
@@ -393,11 +409,12 @@ static void co_bad_config(void *arg)
     }
 }
 
-#define TEST(name)                        \
-    static void test_##name(void **state) \
-    {                                     \
-        (void)state;                      \
-        test_co_run(co_##name, NULL);     \
+#define TEST(name)                           \
+    static void test_##name(void **state)    \
+    {                                        \
+        (void)state;                         \
+        for (kind = 0; kind < KINDS; kind++) \
+            test_co_run(co_##name, NULL);    \
     }
 TEST(frames)
 TEST(meta)

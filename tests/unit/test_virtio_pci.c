@@ -249,8 +249,8 @@ static void co_mmio(void *arg)
     set(VIRTIO_MMIO_VERSION, 77);
     assert_int_equal(try_mmio(512), SR_ENODEV); /* an empty slot, whatever version it is of */
     set(VIRTIO_MMIO_DEVICE_ID, VIRTIO_ID_ENTROPY);
-    set(VIRTIO_MMIO_VERSION, 1);
-    assert_int_equal(try_mmio(512), SR_ENODEV); /* legacy: said */
+    set(VIRTIO_MMIO_VERSION, 3);
+    assert_int_equal(try_mmio(512), SR_ENODEV); /* not known: said */
     set(VIRTIO_MMIO_VERSION, 2);
     assert_int_equal(try_mmio(256), SR_ENODEV);  /* no room for registers */
     assert_int_equal(try_mmio(512), SR_ENOTSUP); /* offers nothing */
@@ -263,10 +263,45 @@ static void co_mmio(void *arg)
     assert_int_equal(page[VIRTIO_MMIO_STATUS], 15);
 }
 
+static uint32_t get(unsigned off)
+{
+    uint32_t v;
+    memcpy(&v, page + off, 4);
+    return v;
+}
+
+/* Version 1: a page number instead of addresses, no registers but its own. On the host addresses are
+ * pointers, of up to 47 bits, and a page number has 32. */
+static void co_mmio_legacy(void *arg)
+{
+    (void)arg;
+    page = calloc(1, BAR);
+    set(VIRTIO_MMIO_MAGIC, VIRTIO_MMIO_MAGIC_VALUE);
+    set(VIRTIO_MMIO_VERSION, 1);
+    set(VIRTIO_MMIO_DEVICE_ID, VIRTIO_ID_ENTROPY);
+    set(VIRTIO_MMIO_DEVICE_FEATURES, UINT32_MAX);
+    set(VIRTIO_MMIO_QUEUE_NUM_MAX, 8);
+    int rc = try_mmio(512);
+    void *p = page_alloc(1);
+    assert_int_equal(rc, (uintptr_t)p >> 44 ? SR_ENOTSUP : 0);
+    page_free(p, 1);
+    assert_int_equal(get(VIRTIO_MMIO_DEVICE_FEATURES_SEL), 0);
+    assert_int_equal(get(VIRTIO_MMIO_DRIVER_FEATURES), 7u << VIRTIO_F_ANY_LAYOUT);
+    assert_int_equal(get(VIRTIO_MMIO_QUEUE_READY), 0);
+    assert_int_equal(get(VIRTIO_MMIO_QUEUE_DESC), 0);
+    if (rc)
+        return;
+    assert_int_equal(get(VIRTIO_MMIO_GUEST_PAGE_SIZE), 4096);
+    assert_int_equal(get(VIRTIO_MMIO_QUEUE_ALIGN), 4096);
+    assert_int_not_equal(get(VIRTIO_MMIO_QUEUE_PFN), 0);
+    assert_int_equal(get(VIRTIO_MMIO_STATUS), 7); /* no FEATURES_OK */
+}
+
 static void test_mmio(void **state)
 {
     (void)state;
-    test_co_run(co_mmio, NULL); /* the device and its page stay for ever */
+    test_co_run(co_mmio, NULL); /* the devices and their pages stay for ever */
+    test_co_run(co_mmio_legacy, NULL);
 }
 
 int main(void)

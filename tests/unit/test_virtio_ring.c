@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * The virtqueue, driver's side against device's side: wrap of all counters, chains with and without
- * indirect tables, a full ring, notifications and interrupts that are wanted or not, and a device
- * that puts each kind of nonsense into the used ring.
+ * The virtqueue, driver's side against device's side, split and packed: wrap of all counters, chains
+ * with and without indirect tables, a full ring, notifications and interrupts that are wanted or not,
+ * and a device that puts each kind of nonsense into the ring.
  */
 #include "tests/unit/support.h"
 
@@ -53,6 +53,7 @@ static struct vdev dev;
 
 #define EVENTS   (1ull << VIRTIO_F_EVENT_IDX)
 #define INDIRECT (1ull << VIRTIO_F_INDIRECT_DESC)
+#define PACKED   (1ull << VIRTIO_F_RING_PACKED)
 
 static struct vring *co_make(unsigned size, unsigned pieces, uint64_t features)
 {
@@ -62,7 +63,7 @@ static struct vring *co_make(unsigned size, unsigned pieces, uint64_t features)
     dev = (struct vdev){.ops = &ring_ops, .id = RING_ID, .nqueues = 1, .queue_max = 256};
     dev.offered = 1ull << VIRTIO_F_VERSION_1 | features;
     assert_int_equal(co_vdev_attach(&dev, "loop ring"), 0);
-    assert_int_equal(!!ring.q->tables, !!(features & INDIRECT) && pieces > 1);
+    assert_int_equal(ring.q->indirect, !!(features & INDIRECT) && pieces > 1);
     return &dev.ring[0];
 }
 
@@ -147,9 +148,11 @@ static void wrap(unsigned size, uint64_t features)
             it->busy = false;
             popped++;
         }
-        assert_int_equal(q->inflight, pushed - popped);
+        assert_int_equal(virtq_idle(q), pushed == popped);
+        if (q->indirect)
+            assert_int_equal(q->size - q->num_free, pushed - popped);
     }
-    assert_true(most >= (q->tables ? size : size / 3));
+    assert_true(most >= (q->indirect ? size : size / 3));
     assert_false(dev.dev.broken);
     memset(items, 0, sizeof(items));
     co_vdev_detach(&dev);
@@ -164,6 +167,11 @@ static void co_wrap(void *arg)
     wrap(8, EVENTS);
     wrap(32, 0);
     wrap(4, 0); /* a chain and one descriptor */
+    wrap(8, PACKED | INDIRECT | EVENTS);
+    wrap(8, PACKED | INDIRECT);
+    wrap(8, PACKED | EVENTS);
+    wrap(32, PACKED);
+    wrap(4, PACKED);
 }
 
 static void test_wrap(void **state)
@@ -174,12 +182,11 @@ static void test_wrap(void **state)
 
 /* ---- Full -------------------------------------------------------------------------------------- */
 
-static void co_full(void *arg)
+static void full(uint64_t layout)
 {
-    (void)arg;
     uint16_t id;
     uint32_t len;
-    struct vring *r = co_make(8, 3, INDIRECT);
+    struct vring *r = co_make(8, 3, layout | INDIRECT);
     for (unsigned i = 0; i < 8; i++)
         assert_true(push_item(ring.q, i));
     assert_false(virtq_has_room(ring.q, 3));
@@ -193,7 +200,7 @@ static void co_full(void *arg)
     co_vdev_detach(&dev);
 
     memset(items, 0, sizeof(items));
-    co_make(8, 3, 0); /* chains of 3 in 8: two fit */
+    co_make(8, 3, layout); /* chains of 3 in 8: two fit */
     assert_true(push_item(ring.q, 0));
     assert_true(push_item(ring.q, 1));
     assert_false(push_item(ring.q, 2));
@@ -207,6 +214,13 @@ static void co_full(void *arg)
     memset(items, 0, sizeof(items));
 }
 
+static void co_full(void *arg)
+{
+    (void)arg;
+    full(0);
+    full(PACKED);
+}
+
 static void test_full(void **state)
 {
     (void)state;
@@ -215,9 +229,29 @@ static void test_full(void **state)
 
 /* ---- Notifications and interrupts -------------------------------------------------------------- */
 
-static void notifications(uint64_t features)
+/* A fresh ring of which so many chains have gone through. */
+static struct vring *co_make_used(uint64_t features, unsigned chains)
 {
     struct vring *r = co_make(8, 3, INDIRECT | features);
+    struct vchain c;
+    uint16_t id;
+    uint32_t len;
+    while (chains--) {
+        push_item(ring.q, 0);
+        assert_int_equal(vring_pop(r, &c), 1);
+        answer(r, &c);
+        assert_non_null(virtq_pop(ring.q, &id, &len));
+        items[id].busy = false;
+    }
+    virtq_kick(ring.q);
+    (void)vring_interrupt(r);
+    dev.notifications = 0;
+    return r;
+}
+
+static void notifications(uint64_t features, unsigned before)
+{
+    struct vring *r = co_make_used(features, before);
     struct vchain c;
     vring_notify_me(r, true);
     push_item(ring.q, 0);
@@ -241,9 +275,9 @@ static void notifications(uint64_t features)
     co_vdev_detach(&dev);
 }
 
-static void interrupts(uint64_t features)
+static void interrupts(uint64_t features, unsigned before)
 {
-    struct vring *r = co_make(8, 3, INDIRECT | features);
+    struct vring *r = co_make_used(features, before);
     struct vchain c;
     uint16_t id;
     uint32_t len;
@@ -270,10 +304,12 @@ static void interrupts(uint64_t features)
 static void co_events(void *arg)
 {
     (void)arg;
-    notifications(EVENTS);
-    notifications(0);
-    interrupts(EVENTS);
-    interrupts(0);
+    static const uint64_t kinds[] = {EVENTS, 0, PACKED | EVENTS, PACKED};
+    for (unsigned k = 0; k < ARRAY_LEN(kinds); k++)
+        for (unsigned before = 0; before < 40; before++) { /* over laps of a packed ring */
+            notifications(kinds[k], before);
+            interrupts(kinds[k], before);
+        }
 }
 
 static void test_events(void **state)
@@ -286,16 +322,31 @@ static void test_events(void **state)
 
 enum lie { BAD_ID, NOT_IN_FLIGHT, TWICE, TOO_LONG, JUMP, BACKWARDS };
 
+/* What a device of a packed ring can write where the next completion is looked for, beside ids. */
+static void tell_packed(struct vring *r, enum lie lie, struct vring_id id)
+{
+    if (lie == JUMP) { /* the wrap bits of the next lap: not a completion */
+        r->used_idx = (uint16_t)(r->used_idx + r->size);
+        vring_push(r, id, 1);
+        assert_null(virtq_pop(ring.q, &id.id, &(uint32_t){0}));
+        assert_false(dev.dev.broken);
+        r->used_idx = (uint16_t)(r->used_idx - r->size - id.count);
+        vring_push(r, (struct vring_id){UINT16_MAX, 1}, 1);
+    } else { /* all bits set, in each descriptor */
+        memset(r->ring, 0xff, r->size * sizeof(*r->ring));
+    }
+}
+
 static void tell(struct vring *r, enum lie lie)
 {
     struct vchain c;
     assert_int_equal(vring_pop(r, &c), 1);
     switch (lie) {
     case BAD_ID:
-        vring_push(r, 8, 1);
+        vring_push(r, (struct vring_id){8, c.id.count}, 1);
         break;
     case NOT_IN_FLIGHT:
-        vring_push(r, 7, 1);
+        vring_push(r, (struct vring_id){7, c.id.count}, 1);
         break;
     case TWICE:
         vring_push(r, c.id, 1);
@@ -305,11 +356,11 @@ static void tell(struct vring *r, enum lie lie)
         vring_push(r, c.id, (uint32_t)c.in_len + 1);
         break;
     case JUMP:
-        vring_store(&r->used->idx, 3);
-        break;
     case BACKWARDS:
-        vring_store(&r->used->idx, UINT16_MAX);
-        break;
+        if (r->packed)
+            tell_packed(r, lie, c.id);
+        else
+            vring_store(&r->used->idx, lie == JUMP ? 3 : UINT16_MAX);
     }
 }
 
@@ -343,13 +394,31 @@ static void co_lie(enum lie lie, uint64_t features)
     co_vdev_detach(&dev);
 }
 
+/* 2.8.5: without WRITE the length says nothing, and is no reason to break. */
+static void co_no_write_flag(void)
+{
+    uint16_t id;
+    uint32_t len;
+    struct vchain c;
+    struct vring *r = co_make(8, 3, PACKED | INDIRECT);
+    push_item(ring.q, 0);
+    assert_int_equal(vring_pop(r, &c), 1);
+    vring_packed_store(&r->ring[0], vring_packed_word(UINT32_MAX, c.id.id, VRING_PACKED_BITS));
+    assert_non_null(virtq_pop(ring.q, &id, &len));
+    assert_int_equal(len, 0);
+    assert_false(dev.dev.broken);
+    memset(items, 0, sizeof(items));
+    co_vdev_detach(&dev);
+}
+
 static void co_lies(void *arg)
 {
+    static const uint64_t kinds[] = {INDIRECT | EVENTS, 0, PACKED | INDIRECT | EVENTS, PACKED};
     (void)arg;
-    for (enum lie l = BAD_ID; l <= BACKWARDS; l++) {
-        co_lie(l, INDIRECT | EVENTS);
-        co_lie(l, 0);
-    }
+    for (enum lie l = BAD_ID; l <= BACKWARDS; l++)
+        for (unsigned k = 0; k < ARRAY_LEN(kinds); k++)
+            co_lie(l, kinds[k]);
+    co_no_write_flag();
 }
 
 static void test_lies(void **state)
@@ -379,6 +448,36 @@ static void test_no_reset(void **state)
 {
     (void)state;
     test_co_run(co_no_reset, NULL);
+}
+
+/* ---- The legacy layout ------------------------------------------------------------------------- */
+
+static void co_legacy(void *arg)
+{
+    (void)arg;
+    for (unsigned size = 4; size <= 256; size *= 4) {
+        ring.size = size;
+        ring.pieces = 3;
+        dev = (struct vdev){.ops = &ring_ops, .id = RING_ID, .nqueues = 1, .queue_max = 256};
+        dev.legacy = true;
+        dev.offered = INDIRECT | 1ull << VIRTIO_F_ANY_LAYOUT | 1ull << 24 | PACKED;
+        assert_int_equal(co_vdev_attach(&dev, "loop legacy"), 0);
+        assert_int_equal(dev.features, INDIRECT | 1ull << VIRTIO_F_ANY_LAYOUT);
+        assert_int_equal(dev.status & VIRTIO_STATUS_FEATURES_OK, 0);
+        const struct virtq *q = ring.q;
+        uint64_t used =
+            align_up(q->desc_addr + VRING_DESC_BYTES(size) + VRING_AVAIL_BYTES(size), PAGE_SIZE);
+        assert_int_equal(q->desc_addr % PAGE_SIZE, 0);
+        assert_int_equal(q->driver_addr, q->desc_addr + VRING_DESC_BYTES(size));
+        assert_int_equal(q->device_addr, used);
+        co_vdev_detach(&dev);
+    }
+}
+
+static void test_legacy(void **state)
+{
+    (void)state;
+    test_co_run(co_legacy, NULL);
 }
 
 /* ---- Negotiation ------------------------------------------------------------------------------- */
@@ -490,13 +589,101 @@ static void test_device_side(void **state)
     assert_int_equal(pop_with(0, 1), SR_EIO); /* a table outside */
 }
 
+static struct vring_packed_desc packed[8] __attribute__((aligned(16)));
+static struct vring_event driver_event, device_event __attribute__((aligned(4)));
+
+static void set_packed(struct vring_packed_desc *d, const void *p, uint32_t len, unsigned flags)
+{
+    le64_set(&d->addr, (uintptr_t)p);
+    le32_set(&d->len, len);
+    le16_set(&d->id, 0x4321);
+    le16_set(&d->flags, (uint16_t)flags);
+}
+
+/* As pop_with, at position `at` of the ring, `behind` descriptors of it not given back. */
+static int packed_pop_with(unsigned at, unsigned behind)
+{
+    struct vwindow w[] = {{(uintptr_t)packed, sizeof(packed), (uint8_t *)packed},
+                          {(uintptr_t)&driver_event, 4, (uint8_t *)&driver_event},
+                          {(uintptr_t)&device_event, 4, (uint8_t *)&device_event},
+                          {(uintptr_t)table, sizeof(table), (uint8_t *)table}};
+    struct vmemory m = {w, ARRAY_LEN(w)};
+    struct vring r;
+    static struct vchain c;
+    assert_int_equal(vring_open(&r, &m, 8, (uintptr_t)packed, (uintptr_t)&driver_event,
+                                (uintptr_t)&device_event, INDIRECT | PACKED),
+                     0);
+    r.avail_idx = (uint16_t)at;
+    r.used_idx = (uint16_t)(at - behind);
+    int rc = vring_pop(&r, &c);
+    assert_int_equal(r.broken, rc < 0);
+    if (rc > 0)
+        assert_int_equal(c.id.id, 0x4321);
+    return rc;
+}
+
+static void test_packed_device_side(void **state)
+{
+    (void)state;
+    const unsigned W = VRING_DESC_WRITE, N = VRING_DESC_NEXT, I = VRING_DESC_INDIRECT;
+    const unsigned A = VRING_PACKED_AVAIL, U = VRING_PACKED_USED;
+    set_packed(&packed[0], packed, 16, A);
+    assert_int_equal(packed_pop_with(0, 0), 1);
+    assert_int_equal(packed_pop_with(0, 7), 1);
+    assert_int_equal(packed_pop_with(0, 8), SR_EIO); /* available before it was given back */
+    assert_int_equal(packed_pop_with(8, 0), 0);      /* of the lap before */
+    set_packed(&packed[0], packed, 16, U);
+    assert_int_equal(packed_pop_with(0, 0), 0);
+    assert_int_equal(packed_pop_with(8, 0), 1);
+    set_packed(&packed[0], packed, 16, A | U); /* used */
+    assert_int_equal(packed_pop_with(0, 0), 0);
+    assert_int_equal(packed_pop_with(8, 0), 0);
+    set_packed(&packed[0], packed, 0, A);
+    assert_int_equal(packed_pop_with(0, 0), SR_EIO); /* nothing */
+    set_packed(&packed[0], outside, 16, A);
+    assert_int_equal(packed_pop_with(0, 0), SR_EIO); /* outside the windows */
+    set_packed(&packed[0], packed, sizeof(packed) + 1, A);
+    assert_int_equal(packed_pop_with(0, 0), SR_EIO); /* over the end of one */
+    for (unsigned i = 0; i < 8; i++)
+        set_packed(&packed[i], packed, 16, A | N);
+    assert_int_equal(packed_pop_with(0, 0), SR_EIO); /* a list without an end */
+    set_packed(&packed[7], packed, 16, A);
+    assert_int_equal(packed_pop_with(0, 0), 1);
+    assert_int_equal(packed_pop_with(0, 1), SR_EIO); /* longer than what may be ours */
+    set_packed(&packed[7], packed, 16, A | N);
+    set_packed(&packed[0], packed, 16, U);
+    assert_int_equal(packed_pop_with(7, 0), 1); /* over the end of the ring */
+    set_packed(&packed[0], packed, 16, A | N | W);
+    set_packed(&packed[1], packed, 16, A);
+    assert_int_equal(packed_pop_with(0, 0), SR_EIO); /* to read behind to write */
+    set_packed(&packed[0], table, sizeof(table), A | I);
+    for (unsigned i = 0; i < 4; i++) /* flags of a table but WRITE mean nothing */
+        set_packed((struct vring_packed_desc *)(void *)&table[i], packed, 16, N | I | A);
+    assert_int_equal(packed_pop_with(0, 7), 1);
+    assert_int_equal(packed_pop_with(0, 8), SR_EIO);
+    set_packed(&packed[0], table, sizeof(table) - 1, A | I);
+    assert_int_equal(packed_pop_with(0, 0), SR_EIO); /* not whole descriptors */
+    set_packed(&packed[0], table, sizeof(table), A | I | N);
+    assert_int_equal(packed_pop_with(0, 0), SR_EIO); /* a table in a list */
+    set_packed(&packed[0], packed, 16, A | N);
+    set_packed(&packed[1], table, sizeof(table), A | I);
+    assert_int_equal(packed_pop_with(0, 0), SR_EIO); /* and at its end */
+    set_packed(&packed[0], outside, 16, A | I);
+    assert_int_equal(packed_pop_with(0, 0), SR_EIO); /* a table outside */
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_wrap),        cmocka_unit_test(test_full),
-        cmocka_unit_test(test_events),      cmocka_unit_test(test_lies),
-        cmocka_unit_test(test_no_reset),    cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_wrap),
+        cmocka_unit_test(test_full),
+        cmocka_unit_test(test_events),
+        cmocka_unit_test(test_lies),
+        cmocka_unit_test(test_no_reset),
+        cmocka_unit_test(test_refused),
         cmocka_unit_test(test_device_side),
+        cmocka_unit_test(test_legacy),
+        cmocka_unit_test(test_packed_device_side),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -88,10 +88,8 @@ static int queue_enable(struct virtio_device *d, struct virtq *q)
 {
     struct vdev *v = vdev_of(d);
     v->open[q->index] = false;
-    int rc = vring_open(&v->ring[q->index], &v->memory, q->size,
-                        dma_map(q->desc, VRING_DESC_BYTES(q->size)),
-                        dma_map(q->avail, VRING_AVAIL_BYTES(q->size)),
-                        dma_map(q->used, VRING_USED_BYTES(q->size)), v->features);
+    int rc = vring_open(&v->ring[q->index], &v->memory, q->size, q->desc_addr, q->driver_addr,
+                        q->device_addr, v->features);
     v->open[q->index] = !rc;
     return rc;
 }
@@ -182,7 +180,7 @@ int co_vdev_attach(struct vdev *v, const char *name)
     v->window = (struct vwindow){.base = 4096, .len = (1ull << 47) - 4096};
     v->window.at = (uint8_t *)(uintptr_t)v->window.base;
     v->memory = (struct vmemory){&v->window, 1};
-    v->dev = (struct virtio_device){.ops = &loopback, .id = v->id};
+    v->dev = (struct virtio_device){.ops = &loopback, .id = v->id, .legacy = v->legacy};
     snprintf(v->dev.name, sizeof(v->dev.name), "%s", name);
     v->poller = (struct poller){.poll = poll};
     poller_add(&v->poller);

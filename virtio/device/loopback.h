@@ -29,7 +29,8 @@ struct vdev {
     uint32_t id;
     unsigned nqueues;
     uint16_t queue_max;
-    uint64_t offered; /* VERSION_1 included */
+    uint64_t offered; /* VERSION_1 included, unless legacy */
+    bool legacy;      /* as behind the legacy transport */
     uint8_t config[VDEV_CONFIG];
     /* Faults a test may order. */
     bool no_features_ok; /* refuses what the driver chose */

@@ -14,7 +14,6 @@
 #include "kernel/fault.h"
 #include "virtio/device/models.h"
 
-#define HDR         sizeof(struct virtio_net_hdr)
 #define FRAME_LIMIT 65562u
 #define RX          VIRTIO_NET_QUEUE_RX
 #define TX          VIRTIO_NET_QUEUE_TX
@@ -41,6 +40,12 @@ struct virtio_net_config *vnet_config(struct vnet *n)
 static bool has(const struct vnet *n, unsigned bit)
 {
     return n->v.features >> bit & 1;
+}
+
+static size_t hdr_size(const struct vnet *n)
+{
+    bool whole = !n->v.legacy || has(n, VIRTIO_NET_F_MRG_RXBUF);
+    return whole ? sizeof(struct virtio_net_hdr) : VIRTIO_NET_LEGACY_HDR;
 }
 
 /* ---- The wire -------------------------------------------------------------------------------- */
@@ -148,8 +153,8 @@ static unsigned take_buffers(struct vnet *n, size_t need)
 
 static void fill(struct vnet *n, struct frame *f, unsigned count)
 {
-    struct seg seg[2] = {{&f->h, HDR}, {f->data, f->len}};
-    struct iov all = {.seg = seg, .len = HDR + f->len};
+    struct seg seg[2] = {{&f->h, hdr_size(n)}, {f->data, f->len}};
+    struct iov all = {.seg = seg, .len = hdr_size(n) + f->len};
     le16_set(&f->h.num_buffers, (uint16_t)count);
     for (unsigned i = 0; i < count; i++) {
         size_t len = MIN(room_of(n, &rx_chain[i]), all.len);
@@ -168,7 +173,7 @@ static void deliver(struct vnet *n)
             timer_set(&n->due, f->due_ns);
             break;
         }
-        unsigned count = take_buffers(n, HDR + f->len);
+        unsigned count = take_buffers(n, hdr_size(n) + f->len);
         if (!count)
             break; /* more buffers come with a notification */
         if (count != UINT32_MAX)
@@ -189,12 +194,13 @@ static void due(struct timer *t)
 static void transmit_all(struct vnet *n)
 {
     struct vchain c;
+    size_t hdr = hdr_size(n);
     while (vdev_next(&n->v, TX, &c)) {
-        struct virtio_net_hdr h;
+        struct virtio_net_hdr h = {0};
         struct iov out = vchain_out(&c);
-        if (out.len > HDR && out.len <= HDR + FRAME_LIMIT) {
-            iov_copy_out(&h, out, 0, HDR);
-            send(n, &h, iov_slice(out, HDR, out.len - HDR));
+        if (out.len > hdr && out.len <= hdr + FRAME_LIMIT) {
+            iov_copy_out(&h, out, 0, hdr);
+            send(n, &h, iov_slice(out, hdr, out.len - hdr));
         }
         vring_push(&n->v.ring[TX], c.id, 0);
     }

@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * The split ring, device's side (virtio 1.2, 2.7). See virtq.c for the picture.
+ * Split and packed rings, device's side (virtio 1.2, 2.7 and 2.8). See virtq_split.c and
+ * virtq_packed.c for pictures.
  *
  * A chain is walked with a bound on its length, so links in a circle end; an indirect table is one
  * contiguous area that is mapped as a whole, and may not contain another. Descriptors to read come
  * before those to write (2.7.4.2). What is checked is a copy: the driver may change its table while
- * we look.
+ * we look. The driver of a packed ring could make available what we have not yet given back: more
+ * than `size` descriptors are never taken.
  */
 #include "virtio/device/vring.h"
 
@@ -27,18 +29,34 @@ static void *area(const struct vmemory *m, uint64_t addr, size_t len, unsigned a
     return is_aligned(addr, align) ? vmemory_at(m, addr, len) : NULL;
 }
 
+static void open_split(struct vring *r, uint64_t desc, uint64_t avail, uint64_t used)
+{
+    r->desc = area(r->memory, desc, VRING_DESC_BYTES(r->size), VRING_DESC_ALIGN);
+    r->avail = area(r->memory, avail, VRING_AVAIL_BYTES(r->size), 2);
+    r->used = area(r->memory, used, VRING_USED_BYTES(r->size), 4);
+}
+
+static void open_packed(struct vring *r, uint64_t desc, uint64_t driver, uint64_t device)
+{
+    r->ring = area(r->memory, desc, VRING_DESC_BYTES(r->size), VRING_DESC_ALIGN);
+    r->driver_event = area(r->memory, driver, sizeof(struct vring_event), VRING_EVENT_ALIGN);
+    r->device_event = area(r->memory, device, sizeof(struct vring_event), VRING_EVENT_ALIGN);
+}
+
 int vring_open(struct vring *r, const struct vmemory *m, unsigned size, uint64_t desc,
-               uint64_t avail, uint64_t used, uint64_t features)
+               uint64_t driver, uint64_t device, uint64_t features)
 {
     if (!is_pow2(size) || size > VRING_MAX_SIZE)
         return SR_EINVAL;
     *r = (struct vring){.memory = m, .size = (uint16_t)size};
-    r->desc = area(m, desc, VRING_DESC_BYTES(size), VRING_DESC_ALIGN);
-    r->avail = area(m, avail, VRING_AVAIL_BYTES(size), 2);
-    r->used = area(m, used, VRING_USED_BYTES(size), 4);
+    r->packed = features >> VIRTIO_F_RING_PACKED & 1;
     r->event_idx = features >> VIRTIO_F_EVENT_IDX & 1;
     r->indirect = features >> VIRTIO_F_INDIRECT_DESC & 1;
-    return r->desc && r->avail && r->used ? 0 : SR_EINVAL;
+    if (r->packed)
+        open_packed(r, desc, driver, device);
+    else
+        open_split(r, desc, driver, device);
+    return r->desc && r->avail && r->used ? 0 : SR_EINVAL; /* of either kind: three areas */
 }
 
 static int broken(struct vring *r)
@@ -47,30 +65,57 @@ static int broken(struct vring *r)
     return SR_EIO;
 }
 
+struct piece { /* a descriptor of either kind */
+    uint64_t addr;
+    uint32_t len;
+    bool write;
+};
+
+static struct piece piece_of(const struct vring_desc *d)
+{
+    bool write = le16_get(d->flags) & VRING_DESC_WRITE;
+    return (struct piece){le64_get(d->addr), le32_get(d->len), write};
+}
+
+static struct piece packed_piece(const struct vring_packed_desc *d)
+{
+    bool write = le16_get(d->flags) & VRING_DESC_WRITE;
+    return (struct piece){le64_get(d->addr), le32_get(d->len), write};
+}
+
+static int add(struct vring *r, struct vchain *c, struct piece p)
+{
+    if (c->nout + c->nin == VCHAIN_MAX || !p.len || (c->nin && !p.write))
+        return broken(r);
+    void *at = vmemory_at(r->memory, p.addr, p.len);
+    if (!at)
+        return broken(r);
+    c->seg[c->nout + c->nin] = (struct seg){at, p.len};
+    if (p.write) {
+        c->nin++;
+        c->in_len += p.len;
+    } else {
+        c->nout++;
+        c->out_len += p.len;
+    }
+    return 0;
+}
+
+/* Both kinds of table have descriptors of this size. */
+static void *table_at(struct vring *r, struct piece p, unsigned *size)
+{
+    *size = p.len / (uint32_t)sizeof(struct vring_desc);
+    if (!r->indirect || !p.len || p.len % sizeof(struct vring_desc))
+        return NULL;
+    return vmemory_at(r->memory, p.addr, p.len);
+}
+
+/* ---- Split ----------------------------------------------------------------------------------- */
+
 struct table {
     const struct vring_desc *desc;
     unsigned size;
 };
-
-static int add(struct vring *r, struct vchain *c, const struct vring_desc *d)
-{
-    uint32_t len = le32_get(d->len);
-    bool write = le16_get(d->flags) & VRING_DESC_WRITE;
-    if (c->nout + c->nin == VCHAIN_MAX || !len || (c->nin && !write))
-        return broken(r);
-    void *at = vmemory_at(r->memory, le64_get(d->addr), len);
-    if (!at)
-        return broken(r);
-    c->seg[c->nout + c->nin] = (struct seg){at, len};
-    if (write) {
-        c->nin++;
-        c->in_len += len;
-    } else {
-        c->nout++;
-        c->out_len += len;
-    }
-    return 0;
-}
 
 /* Follows the links of one table. */
 static int walk(struct vring *r, struct vchain *c, struct table t, unsigned at)
@@ -81,7 +126,7 @@ static int walk(struct vring *r, struct vchain *c, struct table t, unsigned at)
         struct vring_desc d = t.desc[at];
         if (le16_get(d.flags) & VRING_DESC_INDIRECT)
             return broken(r);
-        int rc = add(r, c, &d);
+        int rc = add(r, c, piece_of(&d));
         if (rc)
             return rc;
         if (!(le16_get(d.flags) & VRING_DESC_NEXT))
@@ -93,17 +138,15 @@ static int walk(struct vring *r, struct vchain *c, struct table t, unsigned at)
 
 static int walk_indirect(struct vring *r, struct vchain *c, const struct vring_desc *d)
 {
-    uint32_t len = le32_get(d->len);
-    if (!r->indirect || le16_get(d->flags) & VRING_DESC_NEXT || !len || len % sizeof(*d))
+    struct table t;
+    if (le16_get(d->flags) & VRING_DESC_NEXT)
         return broken(r);
-    struct table t = {vmemory_at(r->memory, le64_get(d->addr), len), len / (uint32_t)sizeof(*d)};
+    t.desc = table_at(r, piece_of(d), &t.size);
     return t.desc ? walk(r, c, t, 0) : broken(r);
 }
 
-int vring_pop(struct vring *r, struct vchain *c)
+static int pop_split(struct vring *r, struct vchain *c)
 {
-    if (r->broken)
-        return SR_EIO;
     uint16_t ready = (uint16_t)(vring_load(&r->avail->idx) - r->avail_idx);
     if (!ready)
         return 0;
@@ -112,9 +155,7 @@ int vring_pop(struct vring *r, struct vchain *c)
     uint16_t head = le16_get(r->avail->ring[r->avail_idx & (r->size - 1)]);
     if (head >= r->size)
         return broken(r);
-    c->id = head;
-    c->nout = c->nin = 0;
-    c->out_len = c->in_len = 0;
+    c->id = (struct vring_id){head, 1};
     struct vring_desc d = r->desc[head];
     int rc = le16_get(d.flags) & VRING_DESC_INDIRECT
                  ? walk_indirect(r, c, &d)
@@ -125,12 +166,100 @@ int vring_pop(struct vring *r, struct vchain *c)
     return 1;
 }
 
-void vring_push(struct vring *r, uint16_t id, uint32_t written)
+static void push_split(struct vring *r, uint16_t id, uint32_t written)
 {
     struct vring_used_elem *e = &r->used->ring[r->used_idx & (r->size - 1)];
     le32_set(&e->id, id);
     le32_set(&e->len, written);
     vring_store(&r->used->idx, ++r->used_idx);
+}
+
+/* ---- Packed ---------------------------------------------------------------------------------- */
+
+static bool available(const struct vring *r, uint16_t flags)
+{
+    return (flags & VRING_PACKED_BITS) == vring_packed_avail_bits(r->avail_idx, r->size);
+}
+
+static int packed_table(struct vring *r, struct vchain *c, const struct vring_packed_desc *d)
+{
+    unsigned size;
+    const struct vring_packed_desc *t = table_at(r, packed_piece(d), &size);
+    if (!t)
+        return broken(r);
+    int rc = 0;
+    for (unsigned i = 0; !rc && i < size; i++) {
+        struct vring_packed_desc copy = t[i];
+        rc = add(r, c, packed_piece(&copy));
+    }
+    return rc;
+}
+
+/* From d, the copy of the first, to one without NEXT, as far as descriptors may be ours. */
+static int packed_list(struct vring *r, struct vchain *c, struct vring_packed_desc d)
+{
+    uint16_t most = (uint16_t)(r->size - (uint16_t)(r->avail_idx - r->used_idx));
+    for (c->id.count = 1; c->id.count <= most; c->id.count++) {
+        if (le16_get(d.flags) & VRING_DESC_INDIRECT)
+            return broken(r);
+        int rc = add(r, c, packed_piece(&d));
+        if (rc || !(le16_get(d.flags) & VRING_DESC_NEXT)) {
+            c->id.id = le16_get(d.id); /* 2.8.6: that of the last */
+            return rc;
+        }
+        d = r->ring[(r->avail_idx + c->id.count) & (r->size - 1)];
+    }
+    return broken(r);
+}
+
+static int pop_packed(struct vring *r, struct vchain *c)
+{
+    const struct vring_packed_desc *at = &r->ring[r->avail_idx & (r->size - 1)];
+    if (!available(r, vring_load(&at->flags)))
+        return 0;
+    if ((uint16_t)(r->avail_idx - r->used_idx) >= r->size)
+        return broken(r);
+    struct vring_packed_desc d = *at;
+    uint16_t flags = le16_get(d.flags);
+    int rc;
+    if ((flags & (VRING_DESC_INDIRECT | VRING_DESC_NEXT)) == VRING_DESC_INDIRECT) {
+        c->id = (struct vring_id){le16_get(d.id), 1};
+        rc = packed_table(r, c, &d);
+    } else {
+        rc = packed_list(r, c, d);
+    }
+    if (rc)
+        return rc;
+    r->avail_idx = (uint16_t)(r->avail_idx + c->id.count);
+    return 1;
+}
+
+static void push_packed(struct vring *r, struct vring_id id, uint32_t written)
+{
+    uint16_t flags = vring_packed_used_bits(r->used_idx, r->size);
+    flags |= written ? VRING_DESC_WRITE : 0;
+    vring_packed_store(&r->ring[r->used_idx & (r->size - 1)],
+                       vring_packed_word(written, id.id, flags));
+    r->used_idx = (uint16_t)(r->used_idx + id.count);
+}
+
+/* ---- Either ---------------------------------------------------------------------------------- */
+
+int vring_pop(struct vring *r, struct vchain *c)
+{
+    if (r->broken)
+        return SR_EIO;
+    c->nout = c->nin = 0;
+    c->out_len = c->in_len = 0;
+    return r->packed ? pop_packed(r, c) : pop_split(r, c);
+}
+
+void vring_push(struct vring *r, struct vring_id id, uint32_t written)
+{
+    if (r->packed)
+        push_packed(r, id, written);
+    else
+        push_split(r, id.id, written);
 }
 
 bool vring_interrupt(struct vring *r)
@@ -140,6 +269,8 @@ bool vring_interrupt(struct vring *r)
         return false;
     r->signalled = now;
     dma_mb();
+    if (r->packed)
+        return vring_event_wanted(r->driver_event, r->size, now, old);
     if (r->event_idx)
         return vring_need_event(vring_load(&r->avail->ring[r->size]), now, old);
     return !(vring_load(&r->avail->flags) & VRING_AVAIL_NO_INTERRUPT);
@@ -147,7 +278,13 @@ bool vring_interrupt(struct vring *r)
 
 void vring_notify_me(struct vring *r, bool please)
 {
-    if (!r->event_idx)
+    if (r->packed)
+        vring_event_store(r->device_event,
+                          !please        ? VRING_EVENT_DISABLE
+                          : r->event_idx ? VRING_EVENT_DESC
+                                         : VRING_EVENT_ENABLE,
+                          vring_packed_off_wrap(r->avail_idx, r->size));
+    else if (!r->event_idx)
         vring_store(&r->used->flags, please ? 0 : VRING_USED_NO_NOTIFY);
     else if (please)
         vring_store((le16 *)(void *)&r->used->ring[r->size], r->avail_idx);
