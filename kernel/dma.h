@@ -29,7 +29,24 @@ static inline void dma_unmap(uint64_t addr, size_t len)
 }
 
 /* Ordering between CPU stores/loads to memory shared with a device (or with a device model on
- * another loop). */
+ * another loop). dma_wmb is also what stands between a ring and the register that rings its bell,
+ * and dma_rmb between a register that tells of a completion and what was completed. On x86 these
+ * are nothing but the compiler's; Arm's processors are told to include devices, which may be
+ * outside of the domain that fences of C speak of. */
+#if defined(SR_FORM_FW) && defined(__aarch64__)
+static inline void dma_wmb(void)
+{
+    __asm__ volatile("dmb osh" : : : "memory");
+}
+static inline void dma_rmb(void)
+{
+    __asm__ volatile("dmb oshld" : : : "memory");
+}
+static inline void dma_mb(void)
+{
+    __asm__ volatile("dmb osh" : : : "memory");
+}
+#else
 static inline void dma_wmb(void)
 {
     __atomic_thread_fence(__ATOMIC_RELEASE);
@@ -42,4 +59,5 @@ static inline void dma_mb(void)
 {
     __atomic_thread_fence(__ATOMIC_SEQ_CST);
 }
+#endif
 #endif

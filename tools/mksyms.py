@@ -25,6 +25,8 @@ def functions(program):
     code, weak = {}, {}
     for line in out.splitlines():
         address, kind, name = line.split()[:3]
+        if name[0] == "$":  # Arm's marks of what is code and what is data
+            continue
         if kind in "tT" and int(address, 16):
             code.setdefault(int(address, 16), name)
         elif kind in "wW":  # of no type: a function if it lies among functions

@@ -52,7 +52,7 @@ def print_table(arch, table):
 
 
 def main(build):
-    for path in sorted(build.glob("*/strongroom.elf")):
+    for path in sorted([*build.glob("*/strongroom.elf"), *build.glob("*/strongroom.img")]):
         print_table(path.parent.name, sizes(build, path.parent.name))
         print(f"{path}: {path.stat().st_size} bytes\n")
     subprocess.run([build / "host" / "strongroom", "--print-pools"], check=False)

@@ -9,8 +9,8 @@
  *
  * Physical addresses; 0 means "not there". Boot core, start-up, before the page allocator: tables
  * are early pages. What does not answer as it should costs its part and a console line: without
- * `v2m` and `its` there are no messages, without a controller no interrupts (the loop then sleeps
- * a millisecond at a time).
+ * `v2m` and `its` there are no messages, without a controller no interrupts (the loop then
+ * never sleeps).
  */
 #include "boot/boot.h"
 
@@ -28,8 +28,8 @@ struct gic_info {
 
 void gic_init(const struct gic_info *info);
 
-/* The virtual timer's interrupt (a PPI: 16 to 31, usually 27). After gic_init. */
-void timer_init(unsigned intid);
+/* The clock's alarm is the virtual timer; its interrupt (a PPI: 16 to 31, usually 27). After gic_init. */
+void clock_init(unsigned intid);
 
 /* Between gic.c and its users in boot/aarch64. */
 void gic_enable(unsigned intid, bool level); /* unmasked, to this core */

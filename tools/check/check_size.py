@@ -7,6 +7,6 @@ import sys
 from sources import fail
 
 LIMIT = 800_000
-images = list(pathlib.Path(sys.argv[1]).glob("*/strongroom.elf"))
+images = [i for name in ("elf", "img") for i in pathlib.Path(sys.argv[1]).glob("*/strongroom." + name)]
 sys.exit(fail([f"{image}: {image.stat().st_size} bytes, more than {LIMIT}"
                for image in images if image.stat().st_size > LIMIT]))
