@@ -11,14 +11,12 @@
  */
 #include "blk/blk.h"
 #include "board/host/host.h"
-#include "board/main.h"
 #include "control/json.h"
 
 #include <getopt.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 typedef unsigned long long ull;
@@ -35,7 +33,6 @@ static struct {
     const struct blk_driver *drv;
     unsigned fix;
     bool json, quiet;
-    struct co_start start;
     struct blk_check found;
     struct error err;
     int status;
@@ -113,8 +110,9 @@ static void print_json(const struct blk_check *k)
 
 /* ---- what is done ----------------------------------------------------------------------------- */
 
-static int co_look(struct child *file)
+static int co_look(struct child *file, const void *arg)
 {
+    (void)arg;
     uint64_t leaks_fixed, corruptions_fixed;
     int r = job.drv->co_check(file, job.fix, &job.found, &job.err);
     leaks_fixed = job.found.leaks_fixed;
@@ -133,45 +131,6 @@ static int co_look(struct child *file)
     return r;
 }
 
-static struct value *definition(void)
-{
-    struct stat st;
-    bool device = !stat(job.file, &st) && S_ISBLK(st.st_mode);
-    struct value *def = value_dict();
-    if (def && (value_dict_set(def, "driver", value_str(device ? "host_device" : "file")) ||
-                value_dict_set(def, "read-only", value_bool(!job.fix)) ||
-                value_dict_set(def, "filename", value_str(job.file)))) {
-        value_free(def);
-        def = NULL;
-    }
-    return def;
-}
-
-static int co_look_in(struct node *n)
-{
-    struct origin *o = blk_calloc(sizeof(*o));
-    int r = o ? origin_open(o, n, job.fix, &job.err) : SR_ENOMEM;
-    if (!r) {
-        r = co_look(o->root);
-        co_origin_close(o);
-    }
-    blk_free(o);
-    return r;
-}
-
-static int co_check(void)
-{
-    struct node *n;
-    struct value *def = definition();
-    int r = def ? co_node_open(def, false, false, &n, &job.err) : SR_ENOMEM;
-    value_free(def);
-    if (r)
-        return r;
-    r = co_look_in(n);
-    co_node_unref(n);
-    return r;
-}
-
 static int status_of(const struct blk_check *k)
 {
     if (k->check_errors)
@@ -182,7 +141,7 @@ static int status_of(const struct blk_check *k)
 static void co_main(void *arg)
 {
     (void)arg;
-    int r = co_check();
+    int r = co_verb_with_file(job.file, job.fix, co_look, NULL, &job.err);
     job.status = r ? 1 : status_of(&job.found);
     if (!r && !job.quiet) {
         if (job.json)
@@ -271,9 +230,7 @@ static int take_words(int argc, char **argv)
 
 static int find_format(void)
 {
-    registry_for_each (blk_driver, d)
-        if (!strcmp((*d)->name, job.format))
-            job.drv = *d;
+    job.drv = verb_driver(job.format);
     if (job.drv && job.drv->co_check)
         return -1;
     fprintf(stderr, "strongroom: %s: %s\n", job.file ? job.file : job.format,
@@ -288,10 +245,6 @@ int check_subcommand(int argc, char **argv)
         status = find_format();
     if (status >= 0)
         return status;
-    board_quit_hook = cut_short;
-    board_init();
-    strongroom_memory();
-    co_start(&job.start, co_main, NULL);
-    loop_run();
+    verb_run(co_main, cut_short);
     return job.status;
 }

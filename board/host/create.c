@@ -51,7 +51,6 @@ static struct {
     bool unsafe, quiet, nocow;
     const char *made[MAX_FILES]; /* files that were not there before */
     unsigned nmade;
-    struct co_start start;
     struct error err;
     int status;
 } job = {.format = "raw", .status = 1};
@@ -64,14 +63,6 @@ static int no_memory(void)
 static int set(struct value *dict, const char *key, struct value *v)
 {
     return value_dict_set(dict, key, v) ? no_memory() : 0;
-}
-
-static const struct blk_driver *find_driver(const char *name)
-{
-    registry_for_each (blk_driver, d)
-        if (!strcmp((*d)->name, name))
-            return *d;
-    return NULL;
 }
 
 /* ---- options and their names ------------------------------------------------------------------ */
@@ -250,7 +241,7 @@ static int set_size(uint64_t size)
 static int co_look_at_backing(const char *name, const char *format)
 {
     struct node *n;
-    if (!find_driver(format))
+    if (!verb_driver(format))
         return error_set(&job.err, SR_EINVAL, "Unknown driver '%s'\nCould not open backing image.",
                          format);
     struct value *def = backing_definition(name, format);
@@ -343,31 +334,9 @@ static void remove_files(void)
 
 /* ---- the image -------------------------------------------------------------------------------- */
 
-static int co_create_in(struct node *n, const void *opts)
+static int co_create_in(struct child *file, const void *opts)
 {
-    struct origin *o = blk_calloc(sizeof(*o));
-    int r = o ? origin_open(o, n, true, &job.err) : no_memory();
-    if (!r) {
-        r = job.drv->co_create(o->root, opts, &job.err);
-        co_origin_close(o);
-    }
-    blk_free(o);
-    return r;
-}
-
-static int co_open_and_create(const void *opts)
-{
-    struct stat st;
-    struct node *n;
-    bool device = !stat(job.file, &st) && S_ISBLK(st.st_mode);
-    struct value *def = file_definition(device ? "host_device" : "file", job.file);
-    int r = def ? co_node_open(def, false, false, &n, &job.err) : no_memory();
-    value_free(def);
-    if (r)
-        return r;
-    r = co_create_in(n, opts);
-    co_node_unref(n);
-    return r;
+    return job.drv->co_create(file, opts, &job.err);
 }
 
 static int co_make_image(void)
@@ -378,7 +347,7 @@ static int co_make_image(void)
         opts ? schema_decode(t, job.opts, SCHEMA_TEXT, opts, &job.arena, &job.err) : no_memory();
     if (!r)
         r = make_files();
-    return r ? r : co_open_and_create(opts);
+    return r ? r : co_verb_with_file(job.file, true, co_create_in, opts, &job.err);
 }
 
 /* As text: that is how the driver's table gets it. */
@@ -547,7 +516,7 @@ static int check_size(void)
 static int find_format(void)
 {
     char sentence[160];
-    job.drv = find_driver(job.format);
+    job.drv = verb_driver(job.format);
     if (job.drv && job.drv->co_create)
         return -1;
     snprintf(sentence, sizeof(sentence),
@@ -585,10 +554,6 @@ int create_subcommand(int argc, char **argv)
     free(w.options);
     if (status >= 0)
         return status;
-    board_quit_hook = cut_short;
-    board_init();
-    strongroom_memory();
-    co_start(&job.start, co_main, NULL);
-    loop_run();
+    verb_run(co_main, cut_short);
     return job.status;
 }

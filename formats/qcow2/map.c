@@ -31,6 +31,14 @@ static int corrupt(const struct qcow2 *s, const char *what, uint64_t off, uint64
     return SR_EIO;
 }
 
+/* The wrong one was given, or not all of it is back: nothing is wrong with the image. */
+static int data_file_short(const struct qcow2 *s, uint64_t off)
+{
+    log_limited("qcow2", "node %s: data file ends before guest offset 0x%llx", s->node->name,
+                (unsigned long long)off);
+    return SR_EIO;
+}
+
 /* ---- one entry ---- */
 
 /* Data at `host`, the cluster that holds `off`: e->len goes to the end of the run already. */
@@ -38,7 +46,8 @@ static int place_data(const struct qcow2 *s, uint64_t off, uint64_t host, struct
 {
     uint64_t in = off & s->cluster_mask, size = size_of(s->data);
     if (unlikely(host >= size))
-        return corrupt(s, "cluster outside of the file", off, host);
+        return s->external ? data_file_short(s, off)
+                           : corrupt(s, "cluster outside of the file", off, host);
     e->type = EXTENT_DATA;
     e->host = host + in;
     if (unlikely(e->host >= size))

@@ -111,7 +111,7 @@ int verify_block(struct qcow2 *s, uint64_t host)
     return 0;
 }
 
-int check_entry(struct qcow2 *s, const be64 *at, uint64_t off)
+static int check_entry(struct qcow2 *s, const be64 *at, uint64_t off)
 {
     uint64_t entry = be64_get(*at), host = entry & QCOW2_OFFSET_MASK;
     uint64_t bitmap = s->extended ? be64_get(at[1]) : 0;
@@ -119,7 +119,9 @@ int check_entry(struct qcow2 *s, const be64 *at, uint64_t off)
         return qcow2_corruption(s, off, "Compressed cluster with an external data file");
     if (entry & QCOW2_L2_COMPRESSED)
         return 0;
-    if ((entry & QCOW2_L2_RESERVED) || (host & s->cluster_mask) || host >= s->data->node->size)
+    /* A data file that is too short is not this image's fault: its requests fail. */
+    if ((entry & QCOW2_L2_RESERVED) || (host & s->cluster_mask) ||
+        (!s->external && host >= s->data->node->size))
         return qcow2_corruption(s, host, "L2 entry 0x%llx for guest offset 0x%llx",
                                 (unsigned long long)entry, (unsigned long long)off);
     if ((entry & QCOW2_L2_ZERO) && (s->extended || s->version < 3))

@@ -67,9 +67,9 @@ static enum kind kind_of(const struct qcow2 *s, uint64_t entry, uint64_t bitmap,
     return touched(s, in, len) & ~bitmap ? REUSE : IN_PLACE;
 }
 
-/* The run of clusters alike from the one that holds `off`. */
-static int find_target(struct qcow2 *s, const struct l2_slice *slice, uint64_t off, uint64_t len,
-                       struct target *t)
+/* The run of clusters alike from the one that holds `off`. The slice was looked through. */
+static void find_target(const struct qcow2 *s, const struct l2_slice *slice, uint64_t off,
+                        uint64_t len, struct target *t)
 {
     uint64_t in = off & s->cluster_mask, i = off >> s->cluster_bits & s->index_mask;
     uint64_t n = MIN((in + len + s->cluster_mask) >> s->cluster_bits, s->index_mask + 1 - i);
@@ -79,9 +79,6 @@ static int find_target(struct qcow2 *s, const struct l2_slice *slice, uint64_t o
         const be64 *at = &slice->entries[(i + k) << s->extended];
         uint64_t entry = be64_get(*at), bitmap = s->extended ? be64_get(at[1]) : 0;
         uint64_t part = MIN(len, cluster_size(s) - in), host = entry & QCOW2_OFFSET_MASK;
-        int r = check_entry(s, at, t->start + (k << s->cluster_bits));
-        if (r)
-            return r;
         enum kind kind = kind_of(s, entry, bitmap, in, part);
         if (!k) {
             t->kind = kind;
@@ -98,7 +95,6 @@ static int find_target(struct qcow2 *s, const struct l2_slice *slice, uint64_t o
     }
     bool sub = s->extended && t->kind != COPY;
     t->unit = sub ? cluster_size(s) >> QCOW2_SUBCLUSTER_BITS : cluster_size(s);
-    return 0;
 }
 
 /* ---- padding ---- */
@@ -349,10 +345,9 @@ static int co_write_part(struct qcow2 *s, uint64_t off, struct iov v, size_t *do
     struct target t;
     *done = 0;
     int r = s->corrupt ? SR_EIO : co_slice(s, off, &slice);
-    if (!r)
-        r = find_target(s, slice, off, v.len, &t);
     if (r)
         return r;
+    find_target(s, slice, off, v.len, &t);
     if (t.kind == IN_PLACE)
         return co_write_in_place(s, off, v, &t, done);
     uint64_t end = t.start + (t.count << s->cluster_bits);

@@ -166,8 +166,6 @@ int qcow2_corruption(struct qcow2 *s, uint64_t off, const char *fmt, ...) PRINTF
 
 /* ---- verify.c ---- */
 
-/* Can the L2 entry of guest offset `off` be? */
-int check_entry(struct qcow2 *s, const be64 *at, uint64_t off);
 bool verified(const struct qcow2 *s, uint64_t key);
 /* Looks through a slice that was not. It may be another when this returns 0. */
 int co_verify(struct qcow2 *s, struct l2_slice *slice);

@@ -347,3 +347,25 @@ def test_data_file_shrinks(tmp):
         s.quit()
     assert before - os.stat(im.data).st_blocks == 2 << 20 >> 9
     im.sound()
+
+
+def test_data_file_too_short(tmp):
+    """Its requests fail; nothing is wrong with the image, and it is as before when the data file is."""
+    im = verify.Image(f'{tmp}/x', SIZE, data=True)
+    with Host(*im.host_words()) as s:
+        s.connect('v').pwrite(b'd' * (1 << 20), 0)
+        s.quit()
+    os.rename(im.data, f'{tmp}/right')
+    os.close(os.open(im.data, os.O_CREAT | os.O_WRONLY))
+    with Host(*im.host_words()) as s:
+        h = s.connect('v')
+        for off in (0, 4 << 20):
+            with pytest.raises(lib.nbd.Error) as e:
+                h.pwrite(bytes(4096), off)
+            assert e.value.errno in ('EIO', 'ENOSPC', 'EINVAL')
+        with pytest.raises(lib.nbd.Error):
+            h.pread(4096, 0)
+        s.quit()
+    os.rename(f'{tmp}/right', im.data)
+    im.sound()
+    assert im.content()[:1 << 20] == b'd' * (1 << 20)
