@@ -18,7 +18,7 @@ DEBUG = os.path.join(TOP, 'build/x86_64/strongroom.debug.elf')
 HOST = os.path.join(TOP, 'build/host/strongroom')
 BASELINE = os.path.join(TOP, 'build/baseline')
 ADDRESS = '10.0.2.15'
-SHM = '/dev/shm/strongroom-bench'
+SHM = '/dev/shm/strongroom-bench' + TOP.replace('/', '-')
 SIZE = 512 << 20
 PATIENCE = 90
 

@@ -4,9 +4,11 @@
 Nothing here waits without an end: each wait has a time-out that says what it waited for and shows the console.
 Ports are picked free at run time; only processes started here are ended, by pid.
 """
+import atexit
 import json
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -48,7 +50,10 @@ def run(*words, check=True, timeout=PATIENCE * 2, **kw):
 
 
 def scratch(prefix='strongroom.'):
-    return tempfile.mkdtemp(prefix=prefix, dir='/dev/shm' if os.path.isdir('/dev/shm') else None)
+    """A folder in memory, gone when the tests are over."""
+    d = tempfile.mkdtemp(prefix=prefix, dir='/dev/shm' if os.path.isdir('/dev/shm') else None)
+    atexit.register(shutil.rmtree, d, True)
+    return d
 
 
 class Qmp:
