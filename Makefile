@@ -99,6 +99,9 @@ CFLAGS_asan   := $(OURS) -DSR_FORM_HOST -O1 -fsanitize=address,undefined $(NO_UB
 CFLAGS_tsan   := $(OURS) -DSR_FORM_HOST -O1 -fsanitize=thread $(NO_UB)
 CFLAGS_fuzz   := $(OURS) -DSR_FORM_HOST -O1 -fsanitize=fuzzer-no-link,address,undefined $(NO_UB)
 
+# The UEFI program runs before it is where it was linked for (see there).
+$(BUILD)/x86_64/obj/boot/uefi.o: CFLAGS_x86_64 += -fpie
+
 WARN_x86_64  := $(WARN)
 WARN_aarch64 := $(WARN)
 WARN_host   := $(WARN)
@@ -221,6 +224,21 @@ IMAGE_aarch64 := $(BUILD)/aarch64/strongroom.img
 IMAGES        := $(foreach a,$(FW_ARCHES),$(IMAGE_$a))
 CRASH_IMAGES  := $(subst strongroom.,strongroom-crash.,$(IMAGES))
 
+# The same as a UEFI program: the image as it lies in memory, in whole sectors.
+$(BUILD)/%/strongroom.efi: $(BUILD)/%/strongroom.debug.elf
+	$(call say,COPY)
+	$(Q)$(CROSS_$*)objcopy -O binary $< $@ && truncate -s %512 $@
+
+# Disks that UEFI boots. CONF=file: the options on them.
+CONF        ?= tools/strongroom.conf
+DISKS       := $(BUILD)/x86_64/strongroom-disk.img
+UEFI_x86_64 := BOOTX64.EFI
+$(call remember,$(BUILD)/conf,$(CONF))
+
+$(BUILD)/%/strongroom-disk.img: $(BUILD)/%/strongroom.efi $(CONF) $(BUILD)/conf tools/mkdisk.py
+	$(call say,DISK)
+	$(Q)$(PYTHON) tools/mkdisk.py $@ EFI/BOOT/$(UEFI_$*)=$< EFI/BOOT/strongroom.conf=$(CONF)
+
 # The host form under the sanitizers, for tests that want the whole program.
 $(BUILD)/asan/strongroom: $(OBJ_asan) $(BUILD)/asan/objects $(LIBS_asan) $(BUILD)/asan/obj/ksyms0.o
 	$(call say,LINK)
@@ -280,11 +298,12 @@ PROGRAMS := $(IMAGES) $(FW_ARCHES:%=$(BUILD)/%/strongroom.lst) \
             $(if $(SRC_BRIDGE),$(BUILD)/bridge)
 RUN_TESTS := $(PYTHON) tools/check/run_tests.py --build $(BUILD) --fuzz-runs $(FUZZ_RUNS)
 
-.PHONY: all firmware host asan libs unit tsan fuzz sim sim-long test test-long check \
+.PHONY: all firmware disk host asan libs unit tsan fuzz sim sim-long test test-long check \
         bench bench-check run size deps reference format clean help
 
 all: $(PROGRAMS) ## the firmware and the host form (the default)
 firmware: $(IMAGES) ## the firmware only
+disk: $(DISKS) ## disks that UEFI boots (CONF=file: their options)
 host: $(BUILD)/host/strongroom ## the host form only
 asan: $(BUILD)/asan/strongroom ## the host form under ASan and UBSan
 libs: $(sort $(foreach f,$(FW_ARCHES) host,$(LIBS_$f))) ## the third-party libraries only
@@ -308,7 +327,7 @@ sim-long: $(BUILD)/sim/sim ## the same for an hour
 LOOP_PROGS := $(patsubst %,$(BUILD)/tsan/tests/%,$(filter %loops,$(UNIT)))
 SIM_PROGS  := $(SIMS:%=$(BUILD)/%/sim)
 TEST_PROGS  = $(SIM_PROGS) $(UNIT_PROGS) $(LOOP_PROGS) $(FUZZ_PROGS)
-TESTED      = $(PROGRAMS) $(CRASH_IMAGES) $(BUILD)/asan/strongroom $(TEST_PROGS)
+TESTED      = $(PROGRAMS) $(DISKS) $(CRASH_IMAGES) $(BUILD)/asan/strongroom $(TEST_PROGS)
 
 test: deps $(TESTED) ## every test; the last line is "N passed, N failed"
 	$(Q)$(RUN_TESTS) --junit $(BUILD)/test/junit.xml all $(TEST_PROGS)
@@ -348,11 +367,11 @@ help: ## this list
 # before anything else, then reads everything again, so compilers are there before they are asked.
 PACKAGES := binutils bzip2 clang clang-format device-tree-compiler fio gcc gcc-aarch64-linux-gnu \
             git iproute2 libc6-dev libclang-rt-14-dev libcmocka-dev libnbd-bin liburing-dev make \
-            nbdkit python3 python3-libnbd python3-pytest qemu-system-arm qemu-system-x86 qemu-utils \
-            xz-utils
+            mtools nbdkit ovmf python3 python3-libnbd python3-pytest qemu-system-arm \
+            qemu-system-x86 qemu-utils xz-utils
 DEPS := $(BUILD)/deps.mk
 $(call remember,$(BUILD)/packages,$(PACKAGES))
-ifneq ($(filter deps run test test-long,$(MAKECMDGOALS)),)
+ifneq ($(filter deps disk run test test-long,$(MAKECMDGOALS)),)
 include $(DEPS)
 endif
 

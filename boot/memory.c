@@ -14,7 +14,7 @@
 #include "kernel/log.h"
 #include "kernel/page.h"
 
-#define MAX_RANGES 24
+#define MAX_RANGES 64       /* UEFI firmware cuts RAM into a few dozen pieces */
 #define LOW_HOLE   0xa0000u /* video memory and ROMs: some loaders call this RAM */
 #define ONE_MIB    0x100000u
 

@@ -14,7 +14,7 @@
 
 #include <string.h>
 
-#define MAX_RANGES 16
+#define MAX_RANGES 32
 #define WORD_BITS  64u
 
 struct range {

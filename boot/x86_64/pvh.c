@@ -13,7 +13,7 @@
 #include "boot/pte.h"
 #include "boot/vm.h"
 #include "boot/x86_64/cpu.h"
-#include "boot/x86_64/pvh_spec.h"
+#include "boot/pvh_spec.h"
 #include "kernel/board.h"
 #include "kernel/log.h"
 #include "kernel/page.h"

@@ -13,6 +13,8 @@
  *
  * Everything here counts: reset to C takes about 5,500 instructions and the clearing of .bss.
  */
+#include "boot/pe.inc"
+
 #define CR0_BITS  0x80010033 /* PG WP NE ET MP PE */
 #define CR4_BITS  0x00000620 /* PAE OSFXSR OSXMMEXCPT */
 #define EFER_BITS 0x00000900 /* LME NXE */
@@ -22,6 +24,12 @@
     .long 4, 4, 18 /* XEN_ELFNOTE_PHYS32_ENTRY */
     .asciz "Xen"
     .long pvh_start
+
+    .section .text.header, "ax"
+    .ascii "MZ"
+    .zero 0x3a
+    .long 0x40
+    pe_header PE_MACHINE_X86_64
 
     .section .text.start, "ax"
     .code32

@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
-#ifndef BOOT_X86_64_PVH_SPEC_H
-#define BOOT_X86_64_PVH_SPEC_H
+#ifndef BOOT_PVH_SPEC_H
+#define BOOT_PVH_SPEC_H
 /* The PVH boot records: Xen's public interface, arch-x86/hvm/start_info.h, versions 0 and 1. */
 #include <assert.h>
 #include <stdint.h>
 
-#define HVM_START_MAGIC 0x336ec578u
-#define HVM_MEMMAP_RAM  1u
+#define HVM_START_MAGIC     0x336ec578u
+#define HVM_MEMMAP_RAM      1u
+#define HVM_MEMMAP_RESERVED 2u
 
 struct hvm_start_info {
     uint32_t magic, version, flags, nr_modules;
