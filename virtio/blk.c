@@ -91,9 +91,7 @@ static void add_range(struct virtq_chain *c, struct wire *w, const struct reques
 static bool put(struct lane *l, struct request *r)
 {
     struct virtq_chain c;
-    unsigned pieces = 2 + !!r->range_sectors;
-    if (!l->q->indirect)
-        pieces += iov_count(r->v);
+    unsigned pieces = l->q->indirect ? 1 : 2 + !!r->range_sectors + iov_count(r->v);
     if (!virtq_begin(l->q, &c, pieces))
         return false;
     struct wire *w = &l->wire[c.id];

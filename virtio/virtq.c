@@ -91,14 +91,14 @@ static void queue_arm(struct poller *p)
 {
     struct virtq *q = virtq_of_poller(p);
     if (!q->quiet)
-        q->op.arm(q);
+        virtq_arm(q);
 }
 
 /* Sleep is over. One queue also looks for what else the device may have to say. */
 static void queue_disarm(struct poller *p)
 {
     struct virtq *q = virtq_of_poller(p);
-    q->op.disarm(q);
+    virtq_disarm(q);
     if (q->dev->events_queue == q)
         virtio_events(q->dev);
 }

@@ -55,10 +55,10 @@ struct virtq_layout {
     /* Does the device want to hear of what was pushed when avail_idx went from `old` to `now`? */
     bool (*wanted)(const struct virtq *q, uint16_t now, uint16_t old);
     void (*arm)(struct virtq *q);
-    void (*disarm)(struct virtq *q);
-    uint8_t flags_at; /* where a descriptor of a table has its flags, */
-    uint16_t more;    /* and what says that another follows */
-    bool scratch;     /* without indirect tables, chains are not made where the device looks */
+    void (*disarm)(struct virtq *q); /* NULL: arm asks for one interrupt only */
+    uint8_t flags_at;                /* where a descriptor of a table has its flags, */
+    uint16_t more;                   /* and what says that another follows */
+    bool scratch; /* without indirect tables, chains are not made where the device looks */
 };
 extern const struct virtq_layout virtq_split, virtq_packed_tables, virtq_packed_lists;
 
@@ -110,10 +110,12 @@ struct virtq {
  * descriptors may, for all the compiler knows, alias what has one. */
 struct virtq_chain {
     struct vring_desc *next, *last;
-    const struct virtq *ring; /* chain in desc[]; NULL: in a table, and linked already */
+    const struct virtq *q;
+    bool listed; /* in desc[], linked as the free list is; else in a table, and linked already */
+    bool single; /* known, when it was compiled, to have one piece */
     uint32_t writable;
-    uint16_t last_flags, more, id;
-    unsigned flags_at, max, count;
+    uint16_t last_flags, id;
+    unsigned max, count;
 };
 
 /* Room for a chain of nseg pieces now? Without indirect tables each piece takes a descriptor. */
@@ -132,20 +134,21 @@ static inline bool virtq_begin(struct virtq *q, struct virtq_chain *c, unsigned 
     if (unlikely(!virtq_has_room(q, nseg)))
         return false;
     uint16_t id = q->free_head;
-    *c = (struct virtq_chain){.id = id, .flags_at = q->op.flags_at, .more = q->op.more};
+    *c = (struct virtq_chain){.id = id, .q = q};
+    c->single = __builtin_constant_p(nseg) && nseg == 1;
     if (likely(q->tables != NULL)) {
         c->next = (struct vring_desc *)(void *)((uint8_t *)q->tables + id * q->stride);
         c->max = q->table_len;
     } else {
         c->next = q->desc + id;
-        c->ring = q;
+        c->listed = true;
         c->max = q->num_free;
     }
     return true;
 }
 static inline le16 *virtq_flags(const struct virtq_chain *c, struct vring_desc *d)
 {
-    return (le16 *)(void *)((uint8_t *)d + c->flags_at);
+    return (le16 *)(void *)((uint8_t *)d + c->q->op.flags_at);
 }
 static inline void virtq_add(struct virtq_chain *c, const void *p, size_t len, uint16_t flags)
 {
@@ -153,14 +156,14 @@ static inline void virtq_add(struct virtq_chain *c, const void *p, size_t len, u
     struct vring_desc *d = c->next;
     le64_set(&d->addr, dma_map(p, len));
     le32_set(&d->len, (uint32_t)len);
-    le16_set(virtq_flags(c, d), flags | c->more);
+    le16_set(virtq_flags(c, d), c->single ? flags : flags | c->q->op.more);
     c->last = d;
     c->last_flags = flags;
     c->count++;
     c->next = d + 1;
-    if (unlikely(c->ring != NULL)) {
-        uint16_t i = c->ring->slot[d - c->ring->desc].next;
-        c->next = c->ring->desc + i;
+    if (!c->single && unlikely(c->listed)) {
+        uint16_t i = c->q->slot[d - c->q->desc].next;
+        c->next = c->q->desc + i;
         le16_set(&d->next, i);
     }
 }
@@ -175,7 +178,8 @@ static inline void virtq_in(struct virtq_chain *c, void *p, size_t len)
 }
 static inline void virtq_push(struct virtq *q, const struct virtq_chain *c, void *token)
 {
-    le16_set(virtq_flags(c, c->last), c->last_flags);
+    if (!c->single)
+        le16_set(virtq_flags(c, c->last), c->last_flags);
     q->op.push(q, c->id, c->count, c->last, c->writable, token);
 }
 /* NULL: nothing (more) completed. */
@@ -192,7 +196,8 @@ static inline void virtq_arm(struct virtq *q)
 }
 static inline void virtq_disarm(struct virtq *q)
 {
-    q->op.disarm(q);
+    if (q->op.disarm)
+        q->op.disarm(q);
 }
 /* Polls the queue on its loop from now on; on another loop nothing is pushed before. `poll` finds
  * the queue by virtq_of_poller. */

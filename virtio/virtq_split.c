@@ -132,8 +132,7 @@ static void arm(struct virtq *q)
 
 static void disarm(struct virtq *q)
 {
-    if (!q->event_idx)
-        vring_store(&q->avail->flags, VRING_AVAIL_NO_INTERRUPT);
+    vring_store(&q->avail->flags, VRING_AVAIL_NO_INTERRUPT);
 }
 
 /* ---- Memory ---------------------------------------------------------------------------------- */
@@ -171,7 +170,9 @@ static void lay_out(struct virtq *q, uint8_t *m)
     if (q->tables)
         link_tables(q);
     vring_store(used_event(q), UINT16_MAX);
-    disarm(q);
+    if (q->event_idx)
+        q->op.disarm = NULL;
+    virtq_disarm(q);
 }
 
 const struct virtq_layout virtq_split = {
