@@ -37,7 +37,7 @@ struct ahci_bus {
 struct ahci_hba {
     /* By the bus. */
     const struct ahci_bus *bus;
-    char name[16];  /* "pci 00:1f.2" */
+    char name[24];  /* "pci 00:1f.2" */
     size_t regs;    /* bytes of registers */
     unsigned hurry; /* tests: all bounds of time are divided by it; 0 is 1 */
     /* By the controller. */

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
  * Controllers on PCI: class 01.06.01, registers in BAR 5 (AHCI 1.3.1, chapter 2). One message for the
- * whole controller, MSI-X or MSI; it only wakes the loop. Those with neither are refused, as by
- * virtio: lines need routing tables that nobody else does.
+ * whole controller, MSI-X or MSI, or the wired line where the machine has no messages and knows
+ * where lines end; it only wakes the loop.
  */
 #include "ahci/ahci.h"
 #include "kernel/irq.h"
@@ -54,12 +54,17 @@ static int route(struct pci_dev *d)
     static struct irq irq;
     static bool there;
     int rc = there ? 0 : irq_alloc(&irq, 0);
-    there |= !rc;
-    if (!rc && d->msix_vectors) {
+    if (rc)
+        return rc;
+    there = true;
+    rc = SR_ENOTSUP;
+    if (d->msix_vectors) {
         rc = pci_msix_enable(d);
-        return rc ? rc : pci_msix_set(d, 0, &irq);
+        rc = rc ? rc : pci_msix_set(d, 0, &irq);
     }
-    return rc ? rc : pci_msi_set(d, &irq);
+    if (rc == SR_ENOTSUP)
+        rc = pci_msi_set(d, &irq);
+    return rc == SR_ENOTSUP ? pci_intx_set(d, &irq) : rc;
 }
 
 static int co_attach(struct ahci_pci *a)
@@ -69,12 +74,12 @@ static int co_attach(struct ahci_pci *a)
     if (!a->regs)
         return SR_ENODEV;
     a->hba.regs = d->bar[ABAR].size;
+    pci_enable(d);
     int rc = route(d);
     if (rc) {
-        log_line("ahci", "%s: has neither MSI-X nor MSI", a->hba.name);
+        log_line("ahci", "%s: has no interrupt that this machine can take", a->hba.name);
         return rc;
     }
-    pci_enable(d);
     return co_ahci_attach(&a->hba);
 }
 

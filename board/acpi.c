@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * ACPI tables: RSDP -> XSDT or RSDT -> MADT, MCFG, FADT -> DSDT, and SSDTs.
+ * ACPI tables: RSDP -> XSDT or RSDT -> MADT, MCFG, FADT -> DSDT, SSDTs, and of Arm GTDT and SPCR.
  *
  * There is no AML interpreter. Fixed tables answer nearly everything; of the DSDT we want few facts
  * that compilers and QEMU emit as literal bytes, so one pass over the bytes finds them:
@@ -96,6 +96,56 @@ static void parse_override(struct acpi_info *info, const struct madt_override *o
     info->isa_irq[o->irq].level = (flags >> 2 & 3) == 3;
 }
 
+/* Redistributors are told as regions, or one by one with the processors. */
+static void add_redist(struct acpi_info *info, uint64_t base, uint64_t len)
+{
+    if (!base || len > UINT64_MAX - base)
+        return;
+    for (unsigned i = 0; i < info->arm.redists; i++) {
+        struct acpi_window *w = &info->arm.redist[i];
+        if (base >= w->base && range_ok(base - w->base, len, w->size))
+            return;
+        if (base == w->base + w->size && len <= UINT64_MAX - base) {
+            w->size += len;
+            return;
+        }
+    }
+    if (info->arm.redists < ACPI_MAX_REDISTS)
+        info->arm.redist[info->arm.redists++] = (struct acpi_window){base, len};
+}
+
+#define GICR_FRAMES 0x20000u /* of one processor, IHI 0069, 12.10 */
+
+static void parse_gicc(struct acpi_info *info, const uint8_t *p, size_t len)
+{
+    struct madt_gicc c;
+    memset(&c, 0, sizeof(c));
+    memcpy(&c, p, MIN(len, sizeof(c)));
+    parse_lapic(info, le32_get(c.uid), le32_get(c.flags));
+    if (!info->arm.cpu)
+        info->arm.cpu = le64_get(c.base);
+    if (len >= sizeof(c) && le32_get(c.flags) & 1)
+        add_redist(info, le64_get(c.gicr), GICR_FRAMES);
+}
+
+static void parse_gic_entry(struct acpi_info *info, const uint8_t *p, size_t len)
+{
+    if (p[0] == MADT_GICC && len >= MADT_GICC_OLD_LEN) {
+        parse_gicc(info, p, len);
+    } else if (p[0] == MADT_GICD && len >= sizeof(struct madt_gicd)) {
+        const struct madt_gicd *d = (const void *)p;
+        info->arm.gic = d->version ? d->version : 2; /* 0: find out; old tables of old machines */
+        info->arm.dist = le64_get(d->base);
+    } else if (p[0] == MADT_GIC_MSI && len >= sizeof(struct madt_gic_msi)) {
+        info->arm.v2m = le64_get(((const struct madt_gic_msi *)(const void *)p)->base);
+    } else if (p[0] == MADT_GICR && len >= sizeof(struct madt_gicr)) {
+        const struct madt_gicr *r = (const void *)p;
+        add_redist(info, le64_get(r->base), le32_get(r->length));
+    } else if (p[0] == MADT_GIC_ITS && len >= sizeof(struct madt_gic_its) && !info->arm.its) {
+        info->arm.its = le64_get(((const struct madt_gic_its *)(const void *)p)->base);
+    }
+}
+
 static void parse_madt_entry(struct acpi_info *info, const uint8_t *p, size_t len)
 {
     if (p[0] == MADT_LAPIC && len >= sizeof(struct madt_lapic)) {
@@ -112,6 +162,8 @@ static void parse_madt_entry(struct acpi_info *info, const uint8_t *p, size_t le
         info->ioapic[info->ioapics++].gsi_base = le32_get(a->gsi_base);
     } else if (p[0] == MADT_OVERRIDE && len >= sizeof(struct madt_override)) {
         parse_override(info, (const void *)p);
+    } else {
+        parse_gic_entry(info, p, len);
     }
 }
 
@@ -170,6 +222,8 @@ static uint64_t parse_fadt(struct acpi_info *info, const struct acpi_header *h, 
     memcpy(&f, h, MIN(len, sizeof(f)));
     info->fadt = true;
     info->hw_reduced = le32_get(f.flags) & ACPI_FADT_HW_REDUCED;
+    info->arm.psci = le16_get(f.arm_flags) & ACPI_ARM_PSCI;
+    info->arm.psci_hvc = le16_get(f.arm_flags) & ACPI_ARM_PSCI_HVC;
     if (le32_get(f.flags) & ACPI_FADT_RESET_SUP) {
         info->reset = register_of(&f.reset);
         info->reset_value = f.reset_value;
@@ -189,6 +243,22 @@ static uint64_t parse_fadt(struct acpi_info *info, const struct acpi_header *h, 
     return le64_get(f.x_dsdt) ? le64_get(f.x_dsdt) : le32_get(f.dsdt);
 }
 
+static void parse_spcr(struct acpi_info *info, const struct acpi_header *h, size_t len)
+{
+    const struct acpi_spcr *s = (const void *)h;
+    if (len < sizeof(*s) || s->base.space != ACPI_SPACE_MEMORY)
+        return;
+    if (s->type == SPCR_PL011 || s->type == SPCR_SBSA_32 || s->type == SPCR_SBSA)
+        info->arm.pl011 = le64_get(s->base.address);
+}
+
+static void parse_gtdt(struct acpi_info *info, const struct acpi_header *h, size_t len)
+{
+    const struct acpi_gtdt *g = (const void *)h;
+    if (len >= sizeof(*g) && le32_get(g->virtual_gsi) >= 16 && le32_get(g->virtual_gsi) < 32)
+        info->arm.timer_gsi = le32_get(g->virtual_gsi);
+}
+
 static void parse_aml_table(struct acpi_info *info, const struct acpi_header *h)
 {
     acpi_scan_aml(info, (const uint8_t *)h + sizeof(*h), le32_get(h->length) - sizeof(*h));
@@ -204,6 +274,10 @@ static void parse_table(struct acpi_info *info, const struct acpi_reader *r, uin
         parse_madt(info, h, len);
     } else if (table_is(h, "MCFG")) {
         parse_mcfg(info, h, len);
+    } else if (table_is(h, "SPCR")) {
+        parse_spcr(info, h, len);
+    } else if (table_is(h, "GTDT")) {
+        parse_gtdt(info, h, len);
     } else if (table_is(h, "SSDT")) {
         parse_aml_table(info, h);
     } else if (table_is(h, "FACP") && !info->fadt) {

@@ -13,6 +13,7 @@
 #define ACPI_MAX_CPUS    64
 #define ACPI_MAX_IOAPICS 8
 #define ACPI_MAX_MMIO    64
+#define ACPI_MAX_REDISTS 4
 
 /* How the parser reads physical memory: NULL when [phys, phys + len) is not there. What it returns
  * stays valid until the end of the parse. */
@@ -46,6 +47,16 @@ struct acpi_info {
         uint32_t gsi;
         bool set, level, low;
     } isa_irq[16]; /* overrides; not set: identity, edge, active high */
+
+    struct {          /* of Arm machines */
+        unsigned gic; /* version; 0: no distributor */
+        uint64_t dist, cpu, v2m, its;
+        unsigned redists;
+        struct acpi_window redist[ACPI_MAX_REDISTS];
+        unsigned timer_gsi; /* the virtual timer's */
+        uint64_t pl011;
+        bool psci, psci_hvc;
+    } arm;
 
     bool fadt, hw_reduced;
     unsigned sci;

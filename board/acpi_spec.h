@@ -59,6 +59,7 @@ struct acpi_fadt { /* 5.2.9; the fields that we read */
 static_assert(sizeof(struct acpi_fadt) == 268, "");
 #define ACPI_FADT_RESET_SUP  (1u << 10)
 #define ACPI_FADT_HW_REDUCED (1u << 20)
+enum { ACPI_ARM_PSCI = 1, ACPI_ARM_PSCI_HVC = 2 }; /* arm_flags */
 
 enum { ACPI_SPACE_MEMORY = 0, ACPI_SPACE_IO = 1 };
 
@@ -90,6 +91,67 @@ struct madt_x2apic {
     le32 id, flags, uid;
 };
 static_assert(sizeof(struct madt_x2apic) == 16, "");
+
+/* Of Arm's, the fields that we read; the GICC of old tables ends before gicr. */
+enum { MADT_GICC = 11, MADT_GICD = 12, MADT_GIC_MSI = 13, MADT_GICR = 14, MADT_GIC_ITS = 15 };
+struct madt_gicc {
+    uint8_t type, len;
+    le16 reserved;
+    le32 number, uid, flags, parking, performance; /* bit 0: enabled */
+    le64 parked, base, gicv, gich;
+    le32 maintenance;
+    le64 gicr, mpidr;
+};
+static_assert(sizeof(struct madt_gicc) == 76, "");
+#define MADT_GICC_OLD_LEN offsetof(struct madt_gicc, gicr)
+struct madt_gicd {
+    uint8_t type, len;
+    le16 reserved;
+    le32 id;
+    le64 base;
+    le32 gsi_base;
+    uint8_t version, reserved1[3];
+};
+static_assert(sizeof(struct madt_gicd) == 24, "");
+struct madt_gic_msi {
+    uint8_t type, len;
+    le16 reserved;
+    le32 id;
+    le64 base;
+    le32 flags;
+    le16 spi_count, spi_base;
+};
+static_assert(sizeof(struct madt_gic_msi) == 24, "");
+struct madt_gicr {
+    uint8_t type, len;
+    le16 reserved;
+    le64 base;
+    le32 length;
+};
+static_assert(sizeof(struct madt_gicr) == 16, "");
+struct madt_gic_its {
+    uint8_t type, len;
+    le16 reserved;
+    le32 id;
+    le64 base;
+    le32 reserved1;
+};
+static_assert(sizeof(struct madt_gic_its) == 20, "");
+
+struct acpi_gtdt { /* 5.2.24; the fields that we read */
+    struct acpi_header header;
+    le64 counter;
+    le32 reserved, secure_gsi, secure_flags, gsi, flags, virtual_gsi, virtual_flags;
+};
+static_assert(sizeof(struct acpi_gtdt) == 72, "");
+
+struct acpi_spcr { /* Serial Port Console Redirection Table, 1.08; the fields that we read */
+    struct acpi_header header;
+    uint8_t type, reserved[3];
+    struct acpi_gas_spec base;
+};
+static_assert(sizeof(struct acpi_spcr) == 52, "");
+enum { SPCR_PL011 = 3, SPCR_SBSA_32 = 13, SPCR_SBSA = 14 }; /* DBG2, table 3 */
 
 struct acpi_mcfg_entry { /* PCI firmware specification 3.0, 4.1.2 */
     le64 base;

@@ -284,15 +284,16 @@ static void read_gic2(struct reader *r)
 /* bindings/interrupt-controller/arm,gic-v3.yaml: distributor, then the redistributors' regions. */
 static void read_gic3(struct reader *r)
 {
-    struct machine_gic *g = &r->m->gic;
+    struct gic_info *g = &r->m->gic;
+    struct machine_range x;
     uint64_t regions = 1;
     if (!gic_common(r, 3))
         return;
     number(r, r->node, "#redistributor-regions", &regions);
-    while (g->redists < MIN(regions, (uint64_t)MACHINE_MAX_REDISTS) &&
-           reg(r, 1 + g->redists, &g->redist[g->redists]))
-        g->redists++;
-    if (!g->redists) {
+    regions = MIN(regions, (uint64_t)GIC_MAX_REDISTS);
+    while (g->redist_count < regions && reg(r, 1 + g->redist_count, &x))
+        g->redist[g->redist_count++] = (struct phys_range){x.base, x.base + x.len};
+    if (!g->redist_count) {
         complain(r, "no redistributors");
         g->version = 0;
     }
@@ -314,9 +315,9 @@ static void read_psci(struct reader *r)
 {
     const char *method = text(r, r->node, "method");
     if (method && !strcmp(method, "smc"))
-        r->m->psci = PSCI_SMC;
+        r->m->psci = PSCI_CONDUIT_SMC;
     else if (method && !strcmp(method, "hvc"))
-        r->m->psci = PSCI_HVC;
+        r->m->psci = PSCI_CONDUIT_HVC;
     else
         complain(r, "no such method");
 }
@@ -359,13 +360,10 @@ static void read_pl011(struct reader *r)
 static void read_pl061(struct reader *r)
 {
     uint64_t handle;
-    struct line line;
     if (!number(r, r->node, "phandle", &handle) || !r->button_gpio || handle != r->button_gpio)
         return;
-    if (!reg_base(r, 0, &r->m->button.pl061) || !interrupt(r, 0, &line))
-        complain(r, "bad address or interrupt");
-    else
-        r->m->button.irq = line.intid;
+    if (!reg_base(r, 0, &r->m->button.pl061))
+        complain(r, "bad address");
 }
 
 static void read_fw_cfg(struct reader *r)
@@ -538,6 +536,9 @@ int fdt_read(struct machine *m, const void *fdt, size_t len)
         log_line("fdt", "no device tree: %s", fdt_strerror(rc));
         return SR_EINVAL;
     }
+    uint32_t structure = fdt_off_dt_struct(fdt) + fdt_size_dt_struct(fdt);
+    uint32_t strings = fdt_off_dt_strings(fdt) + fdt_size_dt_strings(fdt);
+    m->tree_len = fdt_version(fdt) < 17 ? fdt_totalsize(fdt) : MAX(structure, strings);
     read_reserved_list(&r);
     walk(&r, 1);
     find_stdout(&r);

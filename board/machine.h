@@ -3,39 +3,33 @@
 #define BOARD_MACHINE_H
 /*
  * What an Arm machine consists of, whoever said so: a device tree (board/fdt.c), ACPI tables
- * (board/arm/acpi.c) or a documented map (board/arm/sbsa.c). Physical addresses, lengths in bytes;
+ * (board/arm/tables.c) or a documented map (board/arm/sbsa.c). Physical addresses, lengths in bytes;
  * 0 means "not there". Interrupts are GIC interrupt ids (INTIDs: PPIs from 16, SPIs from 32).
  *
  * The texts point into the tree and live as long as that.
  */
+#include "boot/aarch64/gic.h"
+#include "boot/aarch64/psci.h"
 #include "kernel/compiler.h"
 #include "kernel/pci.h"
 
-#define MACHINE_MAX_RANGES  16
-#define MACHINE_MAX_REDISTS 4
-#define MACHINE_MAX_MMIO    64
+#define MACHINE_MAX_RANGES 16
+#define MACHINE_MAX_MMIO   64
 
 struct machine_range {
     uint64_t base, len;
-};
-
-struct machine_gic {
-    unsigned version; /* 2 or 3; 0: none was found */
-    uint64_t dist, cpu;
-    unsigned redists;
-    struct machine_range redist[MACHINE_MAX_REDISTS];
-    uint64_t v2m, its; /* who turns messages into interrupts */
 };
 
 struct machine_pci {
     uint64_t ecam; /* of bus first_bus */
     uint8_t first_bus, last_bus;
     struct machine_range mmio32, mmio64; /* windows in which PCI and CPU addresses are the same */
+    unsigned intx; /* interrupt of INTA of device 0; the others follow by swizzling. Only where
+                      there are no messages */
 };
 
-enum machine_psci { PSCI_NONE, PSCI_HVC, PSCI_SMC };
-
 struct machine {
+    size_t tree_len;        /* of what the tree really needs of its header's length */
     const char *compatible; /* the tree's first word for the whole, or NULL */
     unsigned cpus;
     unsigned ram_count, reserved_count;
@@ -46,14 +40,15 @@ struct machine {
     unsigned seed_len;
 
     uint64_t pl011;
-    struct machine_gic gic;
+    struct gic_info gic;
     unsigned timer_irq; /* of the virtual timer */
-    enum machine_psci psci;
+    enum psci_conduit psci;
     struct machine_pci pci;
     uint64_t fw_cfg;
     struct {
-        uint64_t pl061;
-        unsigned line, irq;
+        uint64_t pl061; /* a key on this line of it, or */
+        unsigned line;
+        uint64_t ged; /* the register of ACPI's generic event device */
     } button;
 
     unsigned mmio_count; /* in no order, without names */

@@ -9,14 +9,15 @@
  *            that have no secondary bus. A bus number is only ever larger than its parent's, and no
  *            bus is scanned twice, so a bridge that lies cannot make this run for ever.
  *   assign   only when something has no address. Two marks, mem32 and mem64, start above everything
- *            that firmware did assign inside the board's windows and only rise. Below a bridge the
+ *            that firmware did assign inside the board's windows and only rise; the BARs of a bus
+ *            take from them in order of size, largest first. Below a bridge the
  *            marks are rounded to 1 MiB on entry and on exit, and what lies between becomes the
  *            bridge's window: mem32 its memory window, mem64 its prefetchable one.
  *
  * Which mark: 64-bit BARs go to mem64 on the root bus when they are large, below a bridge when they
  * are prefetchable; everything else to mem32. What does not fit stays off, with a log line.
  *
- * Missing on purpose: I/O BARs and INTx (our drivers use neither), hot plug, several segments,
+ * Missing on purpose: I/O BARs (our drivers do not use them), hot plug, several segments,
  * resizable BARs, windows of bridges that firmware has set up for fewer devices than there are.
  */
 #include "kernel/pci.h"
@@ -286,13 +287,6 @@ static void bar_assign(struct pci_dev *d, unsigned i, bool below_bridge)
         pci_write(d, (uint16_t)(PCI_BAR0 + 4 * i + 4), 4, (uint32_t)(b->phys >> 32));
 }
 
-static void bars_assign(struct pci_dev *d, bool below_bridge)
-{
-    for (unsigned i = 0; i < 6; i++)
-        if (d->bar[i].size && !d->bar[i].phys)
-            bar_assign(d, i, below_bridge);
-}
-
 static void assign_bus(uint8_t bus, bool below_bridge);
 
 /* A window is [base, end), whole MiB; empty windows have a limit below their base. */
@@ -322,7 +316,9 @@ static bool bus_needs_addresses(uint8_t first, uint8_t last)
 
 static void assign_bridge(struct bridge *b)
 {
-    bars_assign(&b->dev, false);
+    for (unsigned i = 0; i < 2; i++)
+        if (b->dev.bar[i].size && !b->dev.bar[i].phys)
+            bar_assign(&b->dev, i, false);
     if (!b->numbered_by_us && !bus_needs_addresses(b->secondary, b->subordinate))
         return;
     mem32 = align_up(mem32, ONE_MIB);
@@ -334,11 +330,26 @@ static void assign_bridge(struct bridge *b)
     bridge_windows(&b->dev, b32, mem32, b64, mem64);
 }
 
+/* Largest first: then alignment leaves no gaps. What found no room has size 0. */
+static bool assign_largest(uint8_t bus, bool below_bridge)
+{
+    struct pci_dev *best = NULL;
+    unsigned bar = 0;
+    list_for_each (d, &devices, struct pci_dev, link)
+        for (unsigned i = 0; i < 6 && d->bus == bus; i++)
+            if (!d->bar[i].phys && d->bar[i].size > (best ? best->bar[bar].size : 0)) {
+                best = d;
+                bar = i;
+            }
+    if (best)
+        bar_assign(best, bar, below_bridge);
+    return best != NULL;
+}
+
 static void assign_bus(uint8_t bus, bool below_bridge)
 {
-    list_for_each (d, &devices, struct pci_dev, link)
-        if (d->bus == bus)
-            bars_assign(d, below_bridge);
+    while (assign_largest(bus, below_bridge))
+        ;
     for (struct bridge *b = bridges; b; b = b->next)
         if (b->dev.bus == bus && b->secondary > bus)
             assign_bridge(b);
@@ -489,5 +500,34 @@ int pci_msi_set(struct pci_dev *d, const struct irq *irq)
         pci_write(d, at += 4, 4, (uint32_t)(addr >> 32));
     pci_write(d, at + 4, 2, data);
     pci_write(d, cap + MSI_CONTROL, 2, control | MSI_ENABLE);
+    return 0;
+}
+
+static const struct pci_dev *bridge_to(uint8_t bus)
+{
+    for (const struct bridge *b = bridges; b; b = b->next)
+        if (b->secondary == bus && b->dev.bus < bus)
+            return &b->dev;
+    return NULL;
+}
+
+int pci_intx_set(struct pci_dev *d, const struct irq *irq)
+{
+    unsigned pin = pci_read(d, PCI_INTERRUPT_PIN, 1) - 1u;
+    if (!host->intx || pin > 3)
+        return SR_ENOTSUP;
+    const struct pci_dev *at = d;
+    for (; at && at->bus != host->first_bus; at = bridge_to(at->bus)) /* bus numbers fall */
+        pin = (pin + at->dev) % 4;
+    if (!at)
+        return SR_ENOTSUP;
+    int rc = irq_route_gsi(irq, host->intx + (pin + at->dev) % 4, true, false);
+    if (rc)
+        return rc;
+    if (d->msix_cap) {
+        uint32_t control = pci_read(d, d->msix_cap + MSIX_CONTROL, 2);
+        pci_write(d, d->msix_cap + MSIX_CONTROL, 2, control & ~(uint32_t)MSIX_ENABLE);
+    }
+    pci_write(d, PCI_COMMAND, 2, pci_read(d, PCI_COMMAND, 2) & ~(uint32_t)COMMAND_NO_INTX);
     return 0;
 }

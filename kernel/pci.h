@@ -45,6 +45,8 @@ struct pci_host {
     uint8_t first_bus, last_bus;
     uint64_t mmio32_base, mmio32_size, mmio64_base,
         mmio64_size; /* for BARs that firmware left unassigned */
+    unsigned intx;   /* global interrupt of INTA of device 0 on the first bus; the three behind it
+                        are INTB to INTD. 0: not known */
 };
 void pci_init(const struct pci_host *host); /* enumerate; does not probe */
 void co_pci_probe(void); /* offer each function to the drivers, in order of address */
@@ -62,6 +64,10 @@ int pci_msix_set(struct pci_dev *d, unsigned entry,
                  const struct irq *irq); /* programs and unmasks one entry */
 /* Plain MSI (PCI 3.0, 6.8.1), one message; SR_ENOTSUP: has none. */
 int pci_msi_set(struct pci_dev *d, const struct irq *irq);
+
+/* Its wired line, for machines without messages; level-triggered, shared, and routed as PCI-to-PCI
+ * Bridge 1.2, table 9-1 swizzles it. SR_ENOTSUP: there is none, or where it ends is not known. */
+int pci_intx_set(struct pci_dev *d, const struct irq *irq);
 
 /* Map device memory (a BAR, a virtio-mmio page): uncached, non-executable. Board. NULL: cannot. */
 volatile void *mmio_map(uint64_t phys, size_t len);

@@ -23,6 +23,7 @@ enum {
     PCI_SUBSYS_VENDOR = 0x2c,
     PCI_SUBSYS = 0x2e,
     PCI_CAPABILITIES = 0x34,
+    PCI_INTERRUPT_PIN = 0x3d,
     PCI_CONFIG_END = 0x100, /* of the space that capabilities live in */
 };
 enum { COMMAND_IO = 1, COMMAND_MEMORY = 2, COMMAND_MASTER = 4, COMMAND_NO_INTX = 0x400 };

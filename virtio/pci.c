@@ -157,26 +157,37 @@ static int set_vector(struct virtio_pci *v, unsigned reg, unsigned entry)
     return reg_read(v->common, reg, 2) == entry ? 0 : SR_ENOSPC;
 }
 
-static int program_entry(struct virtio_pci *v, unsigned entry, unsigned loop)
+/* One interrupt for all devices of a loop: it only wakes. */
+static int wake_irq(unsigned loop, const struct irq **irq)
 {
     static struct {
         struct irq irq;
         bool there;
     } wake[MAX_LOOPS];
-    if (!wake[loop].there) {
-        int rc = irq_alloc(&wake[loop].irq, loop);
-        if (rc)
-            return rc;
-        wake[loop].there = true;
-    }
-    return pci_msix_set(v->pci, entry, &wake[loop].irq);
+    int rc = wake[loop].there ? 0 : irq_alloc(&wake[loop].irq, loop);
+    wake[loop].there |= !rc;
+    *irq = &wake[loop].irq;
+    return rc;
+}
+
+static int program_entry(struct virtio_pci *v, unsigned entry, unsigned loop)
+{
+    const struct irq *irq;
+    int rc = wake_irq(loop, &irq);
+    return rc ? rc : pci_msix_set(v->pci, entry, irq);
 }
 
 static int queue_vector(struct virtio_pci *v, const struct virtq *q)
 {
+    if (v->dev.ops->wired)
+        return q->loop ? SR_ENOTSUP : 0;
     unsigned entry = MIN(q->index + 1u, v->pci->msix_vectors - 1);
     int rc = program_entry(v, entry, q->loop);
-    return rc ? rc : set_vector(v, VIRTIO_PCI_QUEUE_VECTOR, entry);
+    if (!rc)
+        rc = set_vector(v, VIRTIO_PCI_QUEUE_VECTOR, entry);
+    if (!rc && q->index == 0) /* every device has this queue, and reset has cleared the register */
+        rc = set_vector(v, VIRTIO_PCI_CONFIG_VECTOR, 0);
+    return rc;
 }
 
 static int queue_enable(struct virtio_device *d, struct virtq *q)
@@ -194,8 +205,6 @@ static int queue_enable(struct virtio_device *d, struct virtq *q)
     reg_write64(c, VIRTIO_PCI_QUEUE_DRIVER, q->driver_addr);
     reg_write64(c, VIRTIO_PCI_QUEUE_DEVICE, q->device_addr);
     int rc = queue_vector(v, q);
-    if (!rc && q->index == 0) /* every device has this queue, and reset has cleared the register */
-        rc = set_vector(v, VIRTIO_PCI_CONFIG_VECTOR, 0);
     if (!rc)
         reg_write(c, VIRTIO_PCI_QUEUE_ENABLE, 2, 1);
     return rc;
@@ -218,20 +227,13 @@ static void cut(struct virtio_device *d)
     pci_write(p, PCI_COMMAND, 2, pci_read(p, PCI_COMMAND, 2) & ~COMMAND_MASTER);
 }
 
-static const struct virtio_transport pci_transport = {
-    .get_status = get_status,
-    .set_status = set_status,
-    .get_features = get_features,
-    .set_features = set_features,
-    .cfg_read = cfg_read,
-    .cfg_write = cfg_write,
-    .cfg_generation = cfg_generation,
-    .queue_max = queue_max,
-    .queue_enable = queue_enable,
-    .notify = notify,
-    .interrupts = interrupts,
-    .cut = cut,
-};
+#define TRANSPORT                                                                           \
+    .get_status = get_status, .set_status = set_status, .get_features = get_features,       \
+    .set_features = set_features, .cfg_read = cfg_read, .cfg_write = cfg_write,             \
+    .cfg_generation = cfg_generation, .queue_max = queue_max, .queue_enable = queue_enable, \
+    .notify = notify, .interrupts = interrupts, .cut = cut
+static const struct virtio_transport pci_transport = {TRANSPORT};
+static const struct virtio_transport pci_wired_transport = {TRANSPORT, .wired = true};
 
 /* ---- Probe ----------------------------------------------------------------------------------- */
 
@@ -241,22 +243,32 @@ static bool match(const struct pci_dev *p)
            p->device <= VIRTIO_PCI_DEVICE_LAST;
 }
 
+/* Messages, else the line, where the board knows where that ends. */
+static int choose_interrupt(struct virtio_pci *v)
+{
+    const struct irq *irq;
+    int rc = v->pci->msix_vectors ? pci_msix_enable(v->pci) : SR_ENOTSUP;
+    if (!rc)
+        rc = program_entry(v, 0, 0);
+    if (rc != SR_ENOTSUP)
+        return rc;
+    rc = wake_irq(0, &irq);
+    if (!rc)
+        rc = pci_intx_set(v->pci, irq);
+    if (rc)
+        log_line("virtio", "%s: has no interrupt that this machine can take", v->dev.name);
+    v->dev.ops = &pci_wired_transport;
+    return rc;
+}
+
 static int co_attach(struct virtio_pci *v)
 {
     int rc = read_caps(v);
     if (rc)
         return rc;
-    if (!v->pci->msix_vectors) {
-        log_line("virtio", "%s: has no MSI-X", v->dev.name);
-        return SR_ENOTSUP;
-    }
     pci_enable(v->pci);
-    rc = pci_msix_enable(v->pci);
-    if (!rc)
-        rc = program_entry(v, 0, 0);
-    if (!rc)
-        rc = co_virtio_probe(&v->dev);
-    return rc;
+    rc = choose_interrupt(v);
+    return rc ? rc : co_virtio_probe(&v->dev);
 }
 
 static int co_probe(struct pci_dev *p)

@@ -8,6 +8,7 @@
  * off except inside board_idle. Devices are looked for later, by co_board_probe.
  */
 #include "board/pc/pc.h"
+#include "board/acpi_map.h"
 #include "board/board.h"
 #include "boot/arch.h"
 #include "boot/boot.h"
@@ -45,20 +46,10 @@ static enum pc_kind find_kind(void)
     return id == ID_Q35 ? PC_Q35 : id == ID_I440FX || id != UINT32_MAX ? PC_I440FX : PC_MICROVM;
 }
 
-static const void *acpi_map(void *ctx, uint64_t phys, size_t len)
-{
-    (void)ctx;
-    const void *p = phys_window(phys, len);
-    if (p)
-        memory_reserve(phys, len);
-    return p;
-}
-
 static void read_acpi(uint64_t rsdp)
 {
-    const struct acpi_reader reader = {acpi_map, NULL};
     if (rsdp)
-        acpi_parse(&pc_acpi, rsdp, &reader);
+        acpi_parse(&pc_acpi, rsdp, &acpi_physical);
     for (unsigned i = 0; i < pc_acpi.ioapics; i++)
         ioapic_add(pc_acpi.ioapic[i].base, pc_acpi.ioapic[i].gsi_base);
 }

@@ -68,7 +68,7 @@ static void semihosting_exit(uint64_t status)
 
 NORETURN void board_exit(enum board_exit how)
 {
-    if (how != BOARD_EXIT_CLEAN)
-        semihosting_exit((uint64_t)how << 1 | 1);
+    if (how != BOARD_EXIT_CLEAN || conduit == PSCI_CONDUIT_NONE)
+        semihosting_exit(how == BOARD_EXIT_CLEAN ? 0 : (uint64_t)how << 1 | 1);
     power_off();
 }

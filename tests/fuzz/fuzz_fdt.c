@@ -20,8 +20,9 @@ static void check(const struct machine *m)
         check_range(m->ram[i]);
     for (unsigned i = 0; i < m->reserved_count; i++)
         check_range(m->reserved[i]);
-    for (unsigned i = 0; i < m->gic.redists; i++)
-        check_range(m->gic.redist[i]);
+    for (unsigned i = 0; i < m->gic.redist_count; i++)
+        if (m->gic.redist[i].end <= m->gic.redist[i].base)
+            abort();
     for (unsigned i = 0; i < m->mmio_count; i++)
         if (m->mmio[i].gsi < 16 || m->mmio[i].gsi >= 1020 || !m->mmio[i].len)
             abort();

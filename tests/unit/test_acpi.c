@@ -22,7 +22,8 @@ enum {
     MCFG = 0x200,
     FADT = 0x300,
     DSDT = 0x500,
-    SSDT = 0x700
+    SSDT = 0x700,
+    LONG_MADT = 0x800
 };
 
 static uint8_t memory[MEM_SIZE];
@@ -317,6 +318,74 @@ static void test_too_many_devices(void **state)
     assert_int_equal(a.virtio_count, ACPI_MAX_MMIO);
 }
 
+/* An Arm machine: processors with redistributors of their own, and a region. */
+static void test_arm(void **state)
+{
+    (void)state;
+    static const uint32_t root[] = {BASE + LONG_MADT, BASE + MCFG, BASE + FADT, BASE + SSDT};
+    struct acpi_info a;
+    memory_size = sizeof(memory);
+    memset(memory, 0, sizeof(memory));
+    put_root(true, root, ARRAY_LEN(root));
+    uint8_t madt[512] = {0};
+    size_t at = 8;
+    for (unsigned i = 0; i < 3; i++, at += sizeof(struct madt_gicc)) {
+        struct madt_gicc *c = (void *)(madt + at);
+        c->type = MADT_GICC;
+        c->len = sizeof(*c);
+        le32_set(&c->uid, i);
+        le32_set(&c->flags, i < 2);
+        le64_set(&c->base, 0x8010000);
+        le64_set(&c->gicr, 0x80a0000 + i * 0x20000);
+    }
+    struct madt_gicd *d = (void *)(madt + at);
+    *d = (struct madt_gicd){.type = MADT_GICD, .len = sizeof(*d), .version = 3};
+    le64_set(&d->base, 0x8000000);
+    at += sizeof(*d);
+    struct madt_gicr *r = (void *)(madt + at);
+    *r = (struct madt_gicr){.type = MADT_GICR, .len = sizeof(*r)};
+    le64_set(&r->base, 0x9000000);
+    le32_set(&r->length, 0x40000);
+    at += sizeof(*r);
+    struct madt_gic_msi *m = (void *)(madt + at);
+    *m = (struct madt_gic_msi){.type = MADT_GIC_MSI, .len = sizeof(*m)};
+    le64_set(&m->base, 0x8020000);
+    at += sizeof(*m);
+    struct madt_gic_its *t = (void *)(madt + at);
+    *t = (struct madt_gic_its){.type = MADT_GIC_ITS, .len = sizeof(*t)};
+    le64_set(&t->base, 0x8080000);
+    at += sizeof(*t);
+    put_table(LONG_MADT, "APIC", madt, at);
+    struct acpi_gtdt gtdt = {0};
+    le32_set(&gtdt.virtual_gsi, 27);
+    put_table(MCFG, "GTDT", &gtdt.counter, sizeof(gtdt) - sizeof(gtdt.header));
+    put_table(FADT, "FACP", NULL, sizeof(struct acpi_fadt) - sizeof(struct acpi_header));
+    le16_set(&((struct acpi_fadt *)(void *)(memory + FADT))->arm_flags, 3);
+    fix_table(FADT);
+    struct acpi_spcr spcr = {.type = SPCR_PL011};
+    le64_set(&spcr.base.address, 0x9000000);
+    put_table(SSDT, "SPCR", &spcr.type, sizeof(spcr) - sizeof(spcr.header));
+
+    assert_int_equal(parse(&a), 0);
+    assert_int_equal(a.cpus, 2);
+    assert_int_equal(a.arm.gic, 3);
+    assert_int_equal(a.arm.dist, 0x8000000);
+    assert_int_equal(a.arm.cpu, 0x8010000);
+    assert_int_equal(a.arm.v2m, 0x8020000);
+    assert_int_equal(a.arm.its, 0x8080000);
+    assert_int_equal(a.arm.redists, 2);
+    assert_int_equal(a.arm.redist[0].size, 0x40000); /* two that touch */
+    assert_int_equal(a.arm.redist[1].base, 0x9000000);
+    assert_int_equal(a.arm.timer_gsi, 27);
+    assert_int_equal(a.arm.pl011, 0x9000000);
+    assert_true(a.arm.psci && a.arm.psci_hvc);
+    for (size_t cut = 0; cut <= at; cut++) { /* entries that end too early */
+        put_table(LONG_MADT, "APIC", madt, cut);
+        assert_int_equal(parse(&a), 0);
+        assert_int_equal(a.arm.timer_gsi, 27);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -324,7 +393,7 @@ int main(void)
         cmocka_unit_test(test_bad_sums),         cmocka_unit_test(test_circles),
         cmocka_unit_test(test_lengths_that_lie), cmocka_unit_test(test_madt_entries_that_lie),
         cmocka_unit_test(test_aml_damage),       cmocka_unit_test(test_ecam_by_cba),
-        cmocka_unit_test(test_too_many_devices),
+        cmocka_unit_test(test_too_many_devices), cmocka_unit_test(test_arm),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -8,7 +8,6 @@
 
 #include "board/fdt.h"
 #include "kernel/error.h"
-#include "kernel/kernel.h"
 
 #include <libfdt.h>
 #include <fcntl.h>
@@ -107,11 +106,10 @@ static void test_virt(void **state)
     assert_int_equal(m.gic.v2m, 0x8020000);
     assert_int_equal(m.gic.its, 0);
     assert_int_equal(m.timer_irq, 27);
-    assert_int_equal(m.psci, PSCI_HVC);
+    assert_int_equal(m.psci, PSCI_CONDUIT_HVC);
     assert_int_equal(m.fw_cfg, 0x9020000);
     assert_int_equal(m.button.pl061, 0x9030000);
     assert_int_equal(m.button.line, 3);
-    assert_int_equal(m.button.irq, 39);
     assert_int_equal(m.pci.ecam, 0x4010000000);
     assert_int_equal(m.pci.last_bus, 255);
     assert_int_equal(m.pci.mmio32.base, 0x10000000);
@@ -132,12 +130,12 @@ static void test_virt_gic3(void **state)
     struct tree t = from_qemu("virt,gic-version=3,virtualization=on,highmem=off");
     assert_int_equal(fdt_read(&m, t.p, t.len), 0);
     assert_int_equal(m.gic.version, 3);
-    assert_int_equal(m.gic.redists, 1);
+    assert_int_equal(m.gic.redist_count, 1);
     assert_int_equal(m.gic.redist[0].base, 0x80a0000);
-    assert_int_equal(m.gic.redist[0].len, 0xf60000);
+    assert_int_equal(m.gic.redist[0].end, 0x9000000);
     assert_int_equal(m.gic.its, 0x8080000);
     assert_int_equal(m.gic.v2m, 0);
-    assert_int_equal(m.psci, PSCI_SMC);
+    assert_int_equal(m.psci, PSCI_CONDUIT_SMC);
     assert_int_equal(m.pci.ecam, 0x3f000000);
     assert_int_equal(m.pci.last_bus, 15);
     free(t.p);

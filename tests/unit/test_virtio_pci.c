@@ -234,9 +234,10 @@ static int try_mmio(size_t len)
                          .gsi = 5,
                          .level = true,
                          .name = "mmio x"};
-    int rc = 1;
+    int rc = SR_ENODEV;
     registry_for_each (mmio_driver, it)
-        rc = (*it)->probe(&d);
+        if (rc == SR_ENODEV)
+            rc = (*it)->probe(&d);
     return rc;
 }
 
