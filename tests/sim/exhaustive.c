@@ -185,6 +185,8 @@ bool co_exhaustive(const struct bench *b, enum effort effort)
         co_all(b, more[i], 0, effort);
     for (unsigned seed = 2; effort == EFFORT_LONG && seed < 8; seed++)
         co_all(b, seed & 1 ? "dzn" : "ddd", seed, effort);
+    if (b->s->create && !enough())
+        co_create_case(b);
     return !stats.failures;
 }
 

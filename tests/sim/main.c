@@ -59,7 +59,7 @@ static void co_exhaustive_job(void *arg)
 
 static void exhaustive_job(const struct job *j)
 {
-    sampling = (struct sampling){.reuse = 16, .check = 16, .qemu = 1000, .nested = 4};
+    sampling = (struct sampling){.reuse = 16, .check = 16, .qemu = 1000, .nested = 16};
     sim_boot(j->subject->roomy);
     sim_run(co_exhaustive_job, (void *)(uintptr_t)j);
 }
@@ -77,7 +77,7 @@ static void co_random_job(void *arg)
 
 static void random_job(const struct job *j)
 {
-    sampling = (struct sampling){.reuse = 16, .check = 16, .qemu = 2000, .nested = 8};
+    sampling = (struct sampling){.reuse = 16, .check = 16, .qemu = 2000, .nested = 32};
     sim_boot(j->subject->roomy);
     sim_run(co_random_job, (void *)(uintptr_t)j);
 }
@@ -157,7 +157,7 @@ static int print_sum(const char *name, const struct stats *s, unsigned passed, u
         uint64_t n;
     } rest[] = {{"with leaks", s->leaky},
                 {"repaired by opening", s->repaired},
-                {"crashed again while opening", s->nested},
+                {"crashed again while repaired", s->nested},
                 {"written to again", s->reused},
                 {"checked and repaired", s->checked},
                 {"seen by qemu-img", s->qemu}};
@@ -271,7 +271,9 @@ static void co_case(void *arg)
     }
     if (!co_have_bench(s))
         return;
-    if (colon[1] >= '0' && colon[1] <= '9')
+    if (!strcmp(colon + 1, "create"))
+        co_create_case(&bench);
+    else if (colon[1] >= '0' && colon[1] <= '9')
         co_random_case(&bench, strtoull(colon + 1, NULL, 10));
     else if (!co_exhaustive_case(&bench, colon + 1))
         stats.failures += !stats.failures;
@@ -346,7 +348,7 @@ static void co_mutant_job(void *arg)
 static void mutant_job(const struct job *j)
 {
     quiet();
-    sampling = (struct sampling){.reuse = 16, .nested = 4};
+    sampling = (struct sampling){.reuse = 16, .nested = 16};
     sim_boot(j->subject->roomy);
     sim_run(co_mutant_job, (void *)(uintptr_t)j);
 }

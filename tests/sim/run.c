@@ -14,6 +14,14 @@ void run_start(const struct bench *b, uint64_t seed, bool frantic, unsigned late
     sim_reseed(seed, frantic);
 }
 
+void run_stop(void)
+{
+    for (unsigned m = 0; m < MEDIA; m++) {
+        media[m].record = NULL;
+        media[m].latency_ns = 0;
+    }
+}
+
 int co_run_close(struct volume *v)
 {
     uint32_t op = record_call(&the_record, (struct op){.kind = OP_REOPEN});

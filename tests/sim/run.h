@@ -7,6 +7,7 @@
  *     SUBJECT:OPS:PLACES     of exhaustive.c: a sequence of operations, one letter each, and where
  *                            they go
  *     SUBJECT:NUMBER         of random.c: a long run that the number determines
+ *     SUBJECT:create         of create.c: an image made over the subject's
  *     toy-DEFECT...          are subjects, too: selftest.c
  *
  * The name of a case says all about it; `make sim SEED=NAME` replays it.
@@ -21,12 +22,16 @@ bool co_exhaustive(const struct bench *b, enum effort effort);
 bool co_exhaustive_case(const struct bench *b, const char *ops_places);
 bool co_random_case(const struct bench *b, uint64_t number);
 
+bool co_create_case(const struct bench *b);
+
 /* ---- what they share ---- */
 
 /* The record of the case at hand. */
 extern struct record the_record;
 /* Media as the bench has them, recording, with that latency; the seed decides. */
 void run_start(const struct bench *b, uint64_t seed, bool frantic, unsigned latency_ns);
+/* The media do not record any more, and are quick. */
+void run_stop(void);
 /* Closes (and opens again): an operation like the others. SR_E* when it does not open. */
 int co_run_close(struct volume *v);
 int co_run_reopen(const struct bench *b, struct volume *v);

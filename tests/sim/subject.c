@@ -81,7 +81,7 @@ static int co_create_decoded(const struct subject *s, const void *opts, struct e
     return r;
 }
 
-static int co_create(const struct subject *s, struct error *err)
+int co_subject_create(const struct subject *s, struct error *err)
 {
     const struct type *t = subject_driver(s)->create_options;
     char text[600];
@@ -185,7 +185,7 @@ static const char *co_make(struct bench *b)
     const struct subject *s = b->s;
     struct error err = {0};
     fill_media();
-    if (s->create && co_create(s, &err))
+    if (s->create && co_subject_create(s, &err))
         return failure("the image cannot be made", err.msg);
     if (s->make)
         s->make(s);
@@ -217,9 +217,7 @@ const char *co_bench_make(struct bench *b, const struct subject *s)
 
 void bench_free(struct bench *b)
 {
-    heap_reset(&b->heap);
-    free(b->heap.blocks);
-    b->heap = (struct heap){0};
+    heap_free(&b->heap);
 }
 
 /* ---- the list ---- */

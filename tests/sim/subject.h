@@ -52,6 +52,8 @@ struct bench {
  * what went wrong. */
 const char *co_bench_make(struct bench *b, const struct subject *s);
 void bench_free(struct bench *b);
+/* Makes the image over whatever is on the media. */
+int co_subject_create(const struct subject *s, struct error *err);
 /* The file's medium alone, as co_check and co_create want it. */
 int co_file_open(struct volume *v, struct error *err);
 const struct blk_driver *subject_driver(const struct subject *s);

@@ -70,6 +70,13 @@ void heap_reset(struct heap *h)
     h->used = 0;
 }
 
+void heap_free(struct heap *h)
+{
+    heap_reset(h);
+    free(h->blocks);
+    *h = (struct heap){0};
+}
+
 void *grow(void *array, size_t count, size_t *capacity, size_t size)
 {
     if (count < *capacity)

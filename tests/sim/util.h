@@ -51,6 +51,7 @@ void *heap_alloc(struct heap *h, size_t n); /* 16-byte aligned, not zeroed */
 void *heap_zalloc(struct heap *h, size_t n);
 char *heap_printf(struct heap *h, const char *fmt, ...) PRINTF_LIKE(2, 3);
 void heap_reset(struct heap *h);
+void heap_free(struct heap *h); /* and the memory goes back to the system */
 
 /* Arrays that grow: GROW(array, count, capacity) makes room for one more. */
 void *grow(void *array, size_t count, size_t *capacity, size_t size);

@@ -7,9 +7,10 @@
  *                no corruption, unless          hashes of sectors,               no corruption,
  *                the dirty bit is set           against the model               leaks not more
  *
- * A sample is written to after it was opened, read back, and opened once more; a sample is given to
- * qemu-img; and of a sample whose opening wrote something (a repair) every crash of that is verified
- * in turn, against the same promises.
+ * Samples: one is written to after it was opened, read back, and opened once more; one is given to the
+ * driver's own check, which has to find the same, and to repair it; one to qemu-img; and of one the
+ * repair, by opening or by the check, is recorded, and each crash of that is verified in turn, against
+ * the same promises.
  */
 #include "tests/sim/verify.h"
 #include "tests/sim/qemu.h"
@@ -329,7 +330,7 @@ static bool report(struct judge *j, const struct state *state, const char *what)
 {
     const char *outer = "";
     if (j->outer)
-        outer = heap_printf(&scratch, "    then, while the image was reopened\n%s",
+        outer = heap_printf(&scratch, "    then, while the image was reopened or repaired\n%s",
                             state_tell(state, &scratch));
     sim_fail("%s\n%s%s", what, state_tell(j->outer ? j->outer : state, &scratch), outer);
     heap_reset(&scratch);
@@ -370,7 +371,7 @@ static bool misread(struct crash_walk *w, uint32_t op, const char *what)
     return ++j->reported < MAX_REPORTS;
 }
 
-/* ---- crashes of reopening ---- */
+/* ---- crashes of repairs ---- */
 
 static struct record nested_record;
 
@@ -380,19 +381,24 @@ static bool co_visit_nested(struct crash_walk *w, const struct state *state)
     return co_judge(w, state, co_outcome(j->bench, state));
 }
 
-/* Opens and closes what is on the media, and records it. */
-static uint64_t co_record_reopening(const struct bench *b)
+/* What somebody does with the image on the media, recorded: opens and closes it, when that is what
+ * repairs it; else has its leaks repaired. */
+static void co_record_repair(const struct bench *b)
 {
     struct volume v;
     struct error err = {0};
+    struct findings f;
+    struct blk_check res;
+    check(b->s, &f);
     record_reset(&nested_record);
     for (unsigned m = 0; m < MEDIA; m++)
         media[m].record = &nested_record;
-    if (!co_volume_open(&v, b->open, b->s->restart_safe, &err))
+    if (f.leaks > b->leaks && !f.dirty)
+        co_own_check(b->s, BLK_FIX_LEAKS | BLK_FIX_ERRORS, &res);
+    else if (!co_volume_open(&v, b->open, b->s->restart_safe, &err))
         co_volume_close(&v);
     for (unsigned m = 0; m < MEDIA; m++)
         media[m].record = NULL;
-    return nested_record.nchanges;
 }
 
 static bool co_nested(const struct crash_walk *outer, const struct state *state)
@@ -404,7 +410,8 @@ static bool co_nested(const struct crash_walk *outer, const struct state *state)
     state_put(state);
     heap_reset(&heap);
     snapshot_take(&before, &heap);
-    if (!co_record_reopening(j->bench))
+    co_record_repair(j->bench);
+    if (!nested_record.nchanges)
         return true;
     stats.nested++;
     struct crash_walk w = {.record = &nested_record,
