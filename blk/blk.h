@@ -167,11 +167,12 @@ struct child {
 };
 
 /* What a check of an image found, in the words of QEMU's ImageCheck. The first three count what is
- * wrong still when it has ended. */
+ * wrong still when it has ended. `say` is the caller's: called for each thing that is wrong, once; NULL. */
 struct blk_check {
     uint64_t corruptions, leaks, check_errors, corruptions_fixed, leaks_fixed;
     uint64_t total_clusters, allocated_clusters, fragmented_clusters, compressed_clusters;
     uint64_t image_end_offset;
+    void (*say)(const char *line);
 };
 enum blk_fix { BLK_FIX_LEAKS = 1, BLK_FIX_ERRORS = 2 };
 

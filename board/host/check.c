@@ -7,7 +7,7 @@
  *     1   could not be looked through      3   leaks
  *
  * The format is qcow2 unless said, never guessed. What was repaired is looked through once more, and
- * this second result is told. What is wrong in detail goes to stderr, in lines of the log.
+ * this second result is told. What is wrong in detail goes to stderr: the first of it.
  */
 #include "blk/blk.h"
 #include "board/host/host.h"
@@ -20,6 +20,8 @@
 #include <unistd.h>
 
 typedef unsigned long long ull;
+
+#define SAY_MOST 100u /* lines about what is wrong */
 
 static const char check_usage[] =
     "usage: strongroom check [-f FMT] [-r leaks|all] [--output=human|json] [-q] FILE\n"
@@ -35,6 +37,7 @@ static struct {
     bool json, quiet;
     struct blk_check found;
     struct error err;
+    unsigned said;
     int status;
 } job = {.format = "qcow2", .status = 1};
 
@@ -110,24 +113,32 @@ static void print_json(const struct blk_check *k)
 
 /* ---- what is done ----------------------------------------------------------------------------- */
 
+static void say_wrong(const char *line)
+{
+    if (job.said <= SAY_MOST)
+        fprintf(stderr, "%s\n", job.said < SAY_MOST ? line : "and more of that");
+    job.said++;
+}
+
 static int co_look(struct child *file, const void *arg)
 {
     (void)arg;
-    uint64_t leaks_fixed, corruptions_fixed;
-    int r = job.drv->co_check(file, job.fix, &job.found, &job.err);
-    leaks_fixed = job.found.leaks_fixed;
-    corruptions_fixed = job.found.corruptions_fixed;
-    if (r || !(leaks_fixed | corruptions_fixed))
+    struct blk_check *k = &job.found;
+    k->say = say_wrong;
+    int r = job.drv->co_check(file, job.fix, k, &job.err);
+    uint64_t leaks = k->leaks_fixed, corruptions = k->corruptions_fixed;
+    if (r || !(leaks | corruptions))
         return r;
     if (!job.json && !job.quiet)
         printf("The following inconsistencies were found and repaired:\n\n"
                "    %llu leaked clusters\n"
                "    %llu corruptions\n\n"
                "Double checking the fixed image now...\n",
-               (ull)leaks_fixed, (ull)corruptions_fixed);
-    r = job.drv->co_check(file, 0, &job.found, &job.err);
-    job.found.leaks_fixed = leaks_fixed;
-    job.found.corruptions_fixed = corruptions_fixed;
+               (ull)leaks, (ull)corruptions);
+    k->say = NULL;
+    r = job.drv->co_check(file, 0, k, &job.err);
+    k->leaks_fixed = leaks;
+    k->corruptions_fixed = corruptions;
     return r;
 }
 

@@ -44,7 +44,6 @@ typedef unsigned long long ull;
 
 size_t check_window_most = SIZE_MAX, check_reach_most = 1u << 20;
 #define WINDOW_LEAST 512u
-#define SAY_MOST     50u /* lines about what is wrong */
 
 /* ---- talking to the file ---- */
 
@@ -52,12 +51,12 @@ void check_say(struct check *c, const char *fmt, ...)
 {
     char text[200];
     va_list ap;
-    if (c->quiet || c->said > SAY_MOST)
+    if (!c->say)
         return;
     va_start(ap, fmt);
     vsnprintf(text, sizeof(text), fmt, ap);
     va_end(ap);
-    log_line("qcow2", "%s", c->said++ < SAY_MOST ? text : "and more of that");
+    c->say(text);
 }
 
 static int failed(struct check *c, int r, const char *what, uint64_t off)
@@ -91,37 +90,30 @@ int co_check_flush(struct check *c)
     return r ? failed(c, r, "flush", 0) : 0;
 }
 
-static bool apart(uint64_t a, uint64_t alen, uint64_t b, uint64_t blen)
+bool check_may_write(const struct check *c, uint64_t table)
 {
-    return !alen || !blen || (a < b ? b - a >= alen : a - b >= blen);
-}
-
-/* Does a cluster of it have other uses? */
-static bool mixed(const struct check *c, uint64_t off, uint64_t len)
-{
+    if (c->overflow || c->nmixed == CHECK_MIXED || !is_aligned(table, c->cluster))
+        return false;
     for (unsigned i = 0; i < c->nmixed; i++)
-        if (!apart(c->mixed[i] << c->bits, c->cluster, off, len))
-            return true;
-    return c->nmixed == CHECK_MIXED;
+        if (c->mixed[i] == table >> c->bits)
+            return false;
+    return true;
 }
 
-bool check_may_write(const struct check *c, uint64_t off, uint64_t len)
-{
-    const struct qcow2_image *img = c->img;
-    return is_aligned(off, c->cluster) && off && !mixed(c, off, len) &&
-           (off == img->l1_offset || apart(off, len, img->l1_offset, 8ull * img->l1_size)) &&
-           apart(off, len, img->reftable_offset, img->reftable_bytes);
-}
-
-/* Tables that are something else, too. */
+/* Tables that are something else, too. An L2 table may have many references, but of one kind; the
+ * active L1 table has one. */
 static void collect_mixed(struct check *c)
 {
+    uint64_t l1 = c->img->l1_offset >> c->bits;
+    uint64_t end = (c->img->l1_offset + 8ull * c->img->l1_size + c->cluster - 1) >> c->bits;
     for (size_t i = 0; i < c->kinds_size && c->nmixed < CHECK_MIXED; i++) {
         unsigned both = c->kinds[i] & c->kinds[i] >> 1 & 0x55;
         for (unsigned k = 0; k < 4 && both && c->nmixed < CHECK_MIXED; k++)
             if (both >> 2 * k & 1)
                 c->mixed[c->nmixed++] = c->lo + 4 * i + k;
     }
+    for (uint64_t k = MAX(l1, c->lo); k < MIN(end, c->hi); k++)
+        c->mixed_l1 |= refs_get(c->window, c->order, k - c->lo) != 1;
 }
 
 /* ---- windows ---- */
@@ -288,7 +280,7 @@ static void judge(struct walk *w, be64 *at, uint64_t refcount, bool may_write)
     check_say(c, "entry 0x%llx: the copied flag is wrong, refcount %llu", (ull)entry,
               (ull)refcount);
     bool known = (c->fix & BLK_FIX_ERRORS) || (!c->res.corruptions && !c->res.leaks);
-    if (!c->fix || !known || !may_write || (copied && c->overflow)) {
+    if (!c->fix || !known || !may_write) {
         c->flags_wrong++;
         return;
     }
@@ -327,7 +319,7 @@ static int co_judge_l1(struct walk *w, be64 *at)
 {
     struct check *c = w->c;
     uint64_t host = be64_get(*at) & QCOW2_OFFSET_MASK;
-    return host ? co_judge(w, at, host, check_may_write(c, w->l1, 8ull * w->entries)) : 0;
+    return host ? co_judge(w, at, host, !c->mixed_l1 && !c->overflow) : 0;
 }
 
 static int co_judge_l2(struct walk *w, be64 *at)
@@ -336,7 +328,7 @@ static int co_judge_l2(struct walk *w, be64 *at)
     uint64_t entry = be64_get(*at);
     if (!check_has_cluster(c, entry))
         return 0;
-    bool may_write = check_may_write(c, w->table, c->cluster);
+    bool may_write = check_may_write(c, w->table);
     if (!c->external)
         return co_judge(w, at, entry & QCOW2_OFFSET_MASK, may_write);
     if (c->first)
@@ -353,7 +345,7 @@ static int co_judge_flags(struct check *c)
                      .co_see_l1 = co_judge_l1,
                      .co_see_l2 = co_judge_l2};
     c->nth_table = 0;
-    return co_walk(&w);
+    return c->strange_l1 ? 0 : co_walk(&w);
 }
 
 /* ---- passes ---- */
@@ -370,7 +362,7 @@ static void forget(struct check *c)
 {
     c->res = (struct blk_check){0};
     c->flags_wrong = c->flags_fixed = c->short_snapshots = c->highest = 0;
-    c->lost = c->overflow = c->rebuild = false;
+    c->lost = c->rebuild = false;
     c->table.valid = false;
     c->outside = UINT64_MAX;
 }
@@ -381,7 +373,7 @@ static int co_pass(struct check *c, unsigned fix, bool flags)
     c->fix = fix;
     c->flags = flags;
     int r = co_each_window(c, c->clusters + 1, co_look_at_window);
-    c->quiet = true; /* others would say the same again */
+    c->say = NULL; /* others would say the same again */
     return r;
 }
 
@@ -525,16 +517,19 @@ static int co_check(struct check *c, unsigned fix)
     return r;
 }
 
-static int co_check_file(struct child *file, unsigned fix, bool quiet, struct blk_check *res,
-                         bool *safe, struct error *err)
+/* *safe: each refcount is right. */
+static int co_check_file(struct child *file, unsigned fix, struct blk_check *res, bool *safe,
+                         struct error *err)
 {
+    void (*say)(const char *line) = res->say;
     struct check *c = sr_calloc(1, sizeof(*c));
-    *res = (struct blk_check){.check_errors = 1};
+    *res = (struct blk_check){.check_errors = 1, .say = say};
     if (!c)
         return error_set(err, SR_ENOMEM, "Could not allocate memory to check the image");
-    *c = (struct check){.file = file, .err = err, .size = file->node->size, .quiet = quiet};
+    *c = (struct check){.file = file, .err = err, .size = file->node->size, .say = say};
     int r = co_check(c, fix);
     *res = c->res;
+    res->say = say;
     *safe = !c->overflow && !c->rebuild;
     sr_free(c);
     return r;
@@ -543,14 +538,14 @@ static int co_check_file(struct child *file, unsigned fix, bool quiet, struct bl
 int co_qcow2_check(struct child *file, unsigned fix, struct blk_check *res, struct error *err)
 {
     bool safe;
-    return co_check_file(file, fix, false, res, &safe, err);
+    return co_check_file(file, fix, res, &safe, err);
 }
 
 int co_qcow2_repair_open(struct child *file, struct error *err)
 {
-    struct blk_check res;
+    struct blk_check res = {0};
     bool safe;
-    int r = co_check_file(file, BLK_FIX_LEAKS | BLK_FIX_ERRORS, true, &res, &safe, err);
+    int r = co_check_file(file, BLK_FIX_LEAKS | BLK_FIX_ERRORS, &res, &safe, err);
     if (r) {
         error_prepend(err, "Could not repair dirty image");
         return r;

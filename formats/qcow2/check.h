@@ -50,7 +50,7 @@ static inline void refs_set(uint8_t *a, unsigned order, uint64_t i, uint64_t v)
 
 #define CHECK_CHUNK 65536u /* bytes of a table looked at in one go */
 
-/* L2 tables are changed in place: in a cluster that is something else, too, they are not. */
+/* Tables are changed in place; in a cluster that is something else, too, they are not. */
 enum check_kind { CHECK_L2 = 1, CHECK_OTHER = 2 };
 #define CHECK_MIXED 64u /* clusters known to be both; more: every table may be */
 
@@ -66,6 +66,7 @@ struct check_reach {
 struct check {
     struct child *file;
     struct error *err;
+    void (*say)(const char *line); /* NULL: nobody listens */
     struct qcow2_image *img;
     unsigned bits, order; /* log2: of the cluster size; of the bits of a refcount */
     uint64_t cluster;     /* size of one */
@@ -87,7 +88,7 @@ struct check {
 
     /* The pass. */
     unsigned fix;
-    bool fix_entries, flags, quiet;
+    bool fix_entries, flags;
     bool renew;         /* what is replaced does not count, but: */
     struct layout area; /* this does */
     struct hole {
@@ -104,17 +105,18 @@ struct check {
     uint64_t short_snapshots; /* entries that lack what version 3 requires */
     uint64_t mixed[CHECK_MIXED];
     unsigned nmixed;
+    bool mixed_l1;     /* the active L1 table is something else, too */
     uint64_t outside;  /* the first cluster behind the file that something refers to */
     uint64_t highest;  /* cluster with a refcount or a reference; + 1, 0: none */
     bool bad_reftable; /* the header's is none */
+    bool strange_l1;   /* the active L1 table is not as large: its flags say nothing */
     bool lost;         /* references that could not be followed: what looks leaked may not be */
-    bool overflow;     /* more references than a refcount can say */
+    bool overflow;     /* more references than a refcount can say: who knows what flags should */
     bool rebuild;      /* the refcount structure cannot be repaired in place */
     bool changed;      /* the header was prepared for changes */
-    unsigned said;
 };
 
-/* Something is wrong: a line, of which the first are printed. */
+/* Something is wrong. */
 void check_say(struct check *c, const char *fmt, ...) PRINTF_LIKE(2, 3);
 /* A corruption that has nothing to do with the window: counted and told in the first. */
 #define check_wrong(c, ...)              \
@@ -133,8 +135,8 @@ static inline uint64_t ref_max(const struct check *c)
 int co_check_read(struct check *c, uint64_t off, void *buf, size_t len);
 int co_check_write(struct check *c, uint64_t off, const void *buf, size_t len);
 int co_check_flush(struct check *c);
-/* May a table be changed there? Where it lies upon something else, not. */
-bool check_may_write(const struct check *c, uint64_t off, uint64_t len);
+/* May the L2 table there be changed? Where it lies upon something else, not. */
+bool check_may_write(const struct check *c, uint64_t table);
 /* Clusters of the window that were not counted get the refcounts that they have in the file. */
 int co_check_add_stored(struct check *c);
 

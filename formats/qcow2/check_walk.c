@@ -67,9 +67,11 @@ static inline bool in_file(const struct check *c, uint64_t off, uint64_t len)
 static inline void count_as(struct check *c, uint64_t off, uint64_t len, enum check_kind kind,
                             const char *what)
 {
+    if (unlikely(!len))
+        return;
     if (unlikely(!in_file(c, off, len)))
         outside(c, off, len, what);
-    else if (len)
+    else
         count_clusters(c, off, len, kind);
 }
 static inline void count(struct check *c, uint64_t off, uint64_t len, const char *what)
@@ -125,7 +127,7 @@ static bool drop_reserved(struct walk *w, be64 *at, uint64_t entry, uint64_t bit
                 (ull)(entry & QCOW2_OFFSET_MASK));
     data |= !!(entry & QCOW2_L2_RESERVED);
     c->lost |= data;
-    if (data || !c->fix_entries || !check_may_write(c, w->table, c->cluster))
+    if (data || !c->fix_entries || !check_may_write(c, w->table))
         return false;
     if (c->fix && c->first) {
         be64_set(at, c->extended ? 0 : QCOW2_L2_ZERO);
@@ -179,8 +181,9 @@ static int co_see_l1(struct walk *w, be64 *at)
     uint64_t entry = be64_get(*at), table = entry & QCOW2_OFFSET_MASK;
     if (entry & QCOW2_L1_RESERVED)
         check_wrong(c, "reserved bits in L1 entry 0x%llx", (ull)entry);
+    enum check_kind kind = misaligned(c, table) ? CHECK_OTHER : CHECK_L2;
     if (table)
-        count_as(c, table, c->cluster, CHECK_L2, "L2 table");
+        count_as(c, table, c->cluster, kind, "L2 table");
     if (!table || misaligned(c, table)) {
         check_wrong(c, "L1 entry 0x%llx leads to no L2 table", (ull)entry);
         c->lost = true;
@@ -306,8 +309,11 @@ static int co_count_l1(struct check *c, uint64_t off, uint32_t entries, bool act
                      .co_see_l1 = co_see_l1,
                      .co_see_l2 = co_see_l2};
     uint64_t bytes = 8ull * entries;
+    bool follow = count_tables(c, bytes);
     count(c, off, bytes, "L1 table");
-    return count_tables(c, bytes) ? co_walk(&w) : 0;
+    if (active)
+        c->strange_l1 = !follow || !in_file(c, off, bytes);
+    return follow ? co_walk(&w) : 0;
 }
 
 /* ---- snapshots ---- */

@@ -104,7 +104,7 @@ static int co_grow(struct check *c, const struct layout *l)
 
 static int co_place(struct check *c, struct layout *l)
 {
-    *l = lay_out(c, c->clusters);
+    *l = lay_out(c, MAX(c->clusters, c->highest)); /* a table may end right behind the file */
     int r = co_grow(c, l);
     if (r == SR_ENOSPC)
         r = co_place_inside(c, l);

@@ -238,7 +238,7 @@ def test_numbers(images, tmp):
         if a == 1 and b in (1, 2) or a == b and numbers(they) == numbers(we):
             return None
         return seed, a, b, numbers(they), numbers(we)
-    assert not in_parallel(one, range(300))
+    assert not in_parallel(one, range(220))
 
 
 def test_repair(images, tmp):
@@ -251,7 +251,7 @@ def test_repair(images, tmp):
                after != 1 and ours(our)[0] != after)
         run('sh', '-c', f'rm {tmp}/{seed}[ab]*')
         return (seed, bad) if any(bad) else None
-    assert not in_parallel(one, range(1000, 1090))
+    assert not in_parallel(one, range(1000, 1070))
 
 
 def test_leaks_only(images, tmp):
@@ -357,7 +357,7 @@ def test_human(images, tmp):
     for path in (images[0], images[9], f'{tmp}/leak', f'{tmp}/low'):
         a, b = said('qemu-img', path), said(HOST, path)
         assert a[:2] == b[:2]
-        assert not b[2] or 'qcow2: cluster 5: refcount' in b[2]
+        assert not b[2] or 'cluster 5: refcount ' in b[2]
     assert said(HOST, '-q', f'{tmp}/leak')[:2] == said('qemu-img', '-q', f'{tmp}/leak')[:2]
     assert said(HOST, '-r', 'leaks', f'{tmp}/leak')[1].startswith(
         'The following inconsistencies were found and repaired:\n\n    1 leaked clusters\n    ')

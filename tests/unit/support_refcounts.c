@@ -368,7 +368,7 @@ struct test_root image_disk(const struct image *i, uint64_t more)
 
 struct blk_check co_check(struct child *c, unsigned fix)
 {
-    struct blk_check k;
+    struct blk_check k = {0};
     struct error err = {0};
     if (co_qcow2_check(c, fix, &k, &err))
         fail_msg("check: %s", err.msg);

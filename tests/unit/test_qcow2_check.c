@@ -13,7 +13,7 @@ static void co_right(void *arg)
     struct test_root d = test_root_open(test_open("mem,node-name=d,size=60000"));
     for (unsigned n = 0; n < ARRAY_LEN(shapes); n++) {
         struct image i;
-        struct blk_check k[4];
+        struct blk_check k[4] = {0};
         image_with_refcounts(&i, &shapes[n]);
         struct test_root t = image_disk(&i, 0);
         for (unsigned how = 0; how < 4; how++) {
@@ -138,7 +138,7 @@ static void co_anything(void *arg)
     (void)arg;
     for (unsigned seed = 1; seed <= 200; seed++) {
         struct image i;
-        struct blk_check k[4];
+        struct blk_check k[4] = {0};
         image_with_refcounts(&i, &shapes[seed % SHAPES]);
         test_random_seed(1000 + seed);
         damage_anything(&i);
@@ -173,7 +173,7 @@ static void test_anything(void **state)
 static void co_leaks(void *arg)
 {
     struct image i;
-    struct blk_check k;
+    struct blk_check k = {0};
     struct error err = {0};
     (void)arg;
     for (unsigned n = 0; n < 3; n++) {

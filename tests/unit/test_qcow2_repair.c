@@ -29,7 +29,7 @@ static void make_damaged(struct image *i, unsigned n)
  * there can be repaired by the next. */
 static bool co_fail(const struct image *i, enum fault_kind kind, unsigned nth, bool for_good)
 {
-    struct blk_check k;
+    struct blk_check k = {0};
     struct error err = {0};
     struct test_root t = image_disk(i, 100 * cluster(i));
     fault_arm(kind, nth, for_good);
