@@ -58,6 +58,9 @@ static const struct qcase cases[] = {
     {"cluster-size=4096,preallocation=full", 1000448, "size=4M,jitter=1", "", .requests = 80},
     {"cluster-size=16k,extended-l2=on,preallocation=falloc", 1000448, GROWS ",jitter=1", "",
      .requests = 80},
+    /* a disk that ends within a cluster */
+    {"cluster-size=4096", 1000448, "size=4000100,jitter=1", "", .requests = 60},
+    {"cluster-size=64k", 1000448, "size=0,max-size=3000100", "", .requests = 60},
     /* a backing disk: as long, longer, shorter */
     {"cluster-size=512", 200192, GROWS ",jitter=2", "", .backing = 200192, .requests = 100},
     {"cluster-size=4096", 500224, GROWS ",write-zeroes=on,discards=on,jitter=1", "",
@@ -205,12 +208,74 @@ static void test_small_disks(void **state)
     run_cases(co_small, small, ARRAY_LEN(small));
 }
 
+/* ---- the header ---- */
+
+/* Unknown autoclear bits are cleared by the first write, not by opening; all else stays. */
+static void co_header(void *arg)
+{
+    static const struct qcase c = {"cluster-size=4096", 1000448, "size=0,max-size=8M", "",
+                                   .requests = 0};
+    struct qimage w;
+    uint8_t before[4096];
+    (void)arg;
+    co_qimage_make(&w, &c);
+    uint8_t *f = memdisk_of(w.m)->data;
+    put_be(f + 88, 8, 1ull << 60 | 1 << 7);
+    memmove(f + 112 + 16, f + 112, 1000); /* an extension that nobody knows comes first */
+    put_be(f + 112, 4, 0x77777777);
+    put_be(f + 116, 4, 8);
+    memcpy(before, f, sizeof(before));
+    co_qimage_open(&w);
+    assert_int_equal(co_qop(&w, (struct qop){Q_READ, 0, 4096, 0}), 0);
+    assert_int_equal(co_qop(&w, (struct qop){Q_FLUSH, 0, 0, 0}), 0);
+    assert_memory_equal(f, before, sizeof(before));
+    assert_int_equal(co_qop(&w, (struct qop){Q_WRITE, 4096, 100, 0}), 0);
+    co_qimage_close(&w);
+    memset(before + 88, 0, 8);
+    assert_memory_equal(f, before, sizeof(before));
+    co_qimage_verify(&w);
+    co_qimage_free(&w);
+}
+
+static void test_header(void **state)
+{
+    (void)state;
+    test_co_run(co_header, NULL);
+}
+
+/* A file that somebody cut in the midst of its last cluster, or left some bytes behind. */
+static void co_odd_end(void *arg)
+{
+    static const struct qcase c = {"cluster-size=4096", 1000448, "size=0,max-size=8M", "",
+                                   .requests = 60};
+    static const int64_t more[] = {100, -3000, 4095};
+    struct qimage w;
+    (void)arg;
+    co_qimage_make(&w, &c);
+    for (unsigned k = 0; k < ARRAY_LEN(more); k++) {
+        co_qimage_open(&w);
+        struct qop op = {Q_WRITE, (200 + 10 * k) * 4096, 100, 0};
+        assert_int_equal(co_qop(&w, op), 0);
+        co_qimage_close(&w);
+        co_disk_resize(w.m, (uint64_t)((int64_t)w.m->size + more[k]));
+        co_rounds(&w, 1);
+    }
+    co_qimage_free(&w);
+}
+
+static void test_odd_end(void **state)
+{
+    (void)state;
+    test_random_seed(5);
+    test_co_run(co_odd_end, NULL);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_geometries),
-        cmocka_unit_test(test_snapshots),
-        cmocka_unit_test(test_small_disks),
+        cmocka_unit_test(test_geometries),  cmocka_unit_test(test_snapshots),
+        cmocka_unit_test(test_small_disks), cmocka_unit_test(test_header),
+        cmocka_unit_test(test_odd_end),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
