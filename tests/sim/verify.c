@@ -382,7 +382,7 @@ static bool co_visit_nested(struct crash_walk *w, const struct state *state)
 }
 
 /* What somebody does with the image on the media, recorded: opens and closes it, when that is what
- * repairs it; else has its leaks repaired. */
+ * repairs it; else has its leaks repaired, unless it began with thousands of them. */
 static void co_record_repair(const struct bench *b)
 {
     struct volume v;
@@ -393,7 +393,7 @@ static void co_record_repair(const struct bench *b)
     record_reset(&nested_record);
     for (unsigned m = 0; m < MEDIA; m++)
         media[m].record = &nested_record;
-    if (f.leaks > b->leaks && !f.dirty)
+    if (f.leaks && !b->leaks && !f.dirty)
         co_own_check(b->s, BLK_FIX_LEAKS | BLK_FIX_ERRORS, &res);
     else if (!co_volume_open(&v, b->open, b->s->restart_safe, &err))
         co_volume_close(&v);
