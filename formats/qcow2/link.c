@@ -94,6 +94,7 @@ int co_slice(struct qcow2 *s, uint64_t off, struct l2_slice **out)
             r = verified(s, key) ? 0 : co_verify(s, *out);
             if (!r && (*out = l2_lookup(&s->l2, key)))
                 __atomic_store_n(&(*out)->writable, true, __ATOMIC_RELAXED);
+            r = r == SR_EAGAIN ? 0 : r;
             continue;
         }
         r = qcow2_slice_host(s, off, &host);

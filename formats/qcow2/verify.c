@@ -9,9 +9,19 @@
  *     too;
  *   - what is named is counted at all: else it would be given away.
  *
- * To find out fast whether a cluster is an L2 table or a refcount block, both are noted in a hash of
- * bits; a hit is looked up in the tables. Slices that were looked through are remembered, so a small
- * cache does not make it be done again.
+ * To find out fast whether a cluster is an L2 table or a refcount block, both are noted in a Bloom
+ * filter; those that were noted before, in a second one:
+ *
+ *     cluster --- mixed with salt ---> |  word  |   4 bits of it   |
+ *
+ *     table, block:  all four set already?  then they are set in `twice`, else in `meta`
+ *
+ * What a filter says it may know is looked up in the tables: data clusters that `meta` knows, and
+ * tables and blocks that `twice` knows. There are 16 bits or more for each table of the image, so that
+ * is less than one entry of a hundred, whatever the image says: it was made by somebody who could not
+ * know the salt. Snapshots' L1 tables are kept in order, and are found by halving. So to look through
+ * a slice of n entries takes about n / 100 looks at the tables at most, and none in a new image.
+ * Slices that were looked through are remembered, so a small cache does not make it be done again.
  *
  * Refcounts of a slice whose clusters lie all over a large file would cost as many reads: after
  * REF_LOADS of them, what is not in the cache is believed. Clusters in slices that nobody writes are
@@ -22,21 +32,30 @@
 #define REF_LOADS    16u
 #define VERIFIED_MAX (8u << 20) /* slices that are remembered */
 
-static uint64_t hash(const struct writer *w, uint64_t cluster)
+uint64_t verify_scanned;
+
+/* ---- the filters ---- */
+
+static uint64_t *word_of(uint64_t *filter, const struct writer *w, uint64_t host, uint64_t *bits)
 {
-    return cluster * 0x9e3779b97f4a7c15ull >> w->meta_shift;
+    uint64_t h = (host ^ w->meta_salt) * 0x9e3779b97f4a7c15ull;
+    h = (h ^ h >> 32) * 0x9e3779b97f4a7c15ull;
+    *bits =
+        1ull << (h & 63) | 1ull << (h >> 6 & 63) | 1ull << (h >> 12 & 63) | 1ull << (h >> 18 & 63);
+    return &filter[h >> w->meta_shift];
+}
+
+static bool knows(uint64_t *filter, const struct qcow2 *s, uint64_t host)
+{
+    uint64_t bits, word = *word_of(filter, s->w, host, &bits);
+    return (word & bits) == bits;
 }
 
 void verify_note(struct qcow2 *s, uint64_t host)
 {
-    uint64_t h = hash(s->w, host >> s->cluster_bits);
-    s->w->meta[h / 64] |= 1ull << h % 64;
-}
-
-static bool noted(const struct qcow2 *s, uint64_t host)
-{
-    uint64_t h = hash(s->w, host >> s->cluster_bits);
-    return s->w->meta[h / 64] >> h % 64 & 1;
+    struct writer *w = s->w;
+    uint64_t bits;
+    *word_of(knows(w->meta, s, host) ? w->twice : w->meta, w, host, &bits) |= bits;
 }
 
 /* ---- where metadata lie ---- */
@@ -44,6 +63,7 @@ static bool noted(const struct qcow2 *s, uint64_t host)
 static unsigned times_in(const be64 *table, uint64_t n, uint64_t mask, uint64_t host)
 {
     unsigned found = 0;
+    verify_scanned += n;
     for (uint64_t i = 0; i < n; i++)
         found += (be64_get(table[i]) & mask) == host;
     return found;
@@ -54,13 +74,20 @@ static bool within(const struct qcow2 *s, uint64_t host, uint64_t off, uint64_t 
     return host - (off & ~s->cluster_mask) < align_up(len, s->cluster_mask + 1);
 }
 
+/* They are in order, and do not overlap. */
 static bool in_snapshot_l1(const struct qcow2 *s, uint64_t host)
 {
-    const struct writer *w = s->w;
-    for (uint32_t i = 0; i < w->nb_snapshots; i++)
-        if (within(s, host, w->snapshot_l1[i].offset, w->snapshot_l1[i].bytes))
-            return true;
-    return false;
+    const struct qcow2_l1 *at = s->w->snapshot_l1;
+    uint32_t n = s->w->nb_snapshots;
+    while (n > 1) {
+        uint32_t half = n / 2;
+        verify_scanned++;
+        if (at[half].offset <= host)
+            at += half, n -= half;
+        else
+            n = half;
+    }
+    return n && within(s, host, at->offset, at->bytes);
 }
 
 /* `host`: of a whole cluster. */
@@ -81,7 +108,7 @@ static bool is_metadata(const struct qcow2 *s, uint64_t host)
 {
     if (in_fixed_metadata(s, host) || inactive_has(s, host >> s->cluster_bits))
         return true;
-    return noted(s, host) &&
+    return knows(s->w->meta, s, host) &&
            (times_in(s->l1, s->l1_entries, QCOW2_OFFSET_MASK, host) || is_refblock(s, host));
 }
 
@@ -91,11 +118,12 @@ static int check_table(struct qcow2 *s, uint64_t key)
 {
     uint64_t i = (key << s->slice_shift) >> s->l2_shift;
     uint64_t table = be64_get(s->l1[i]) & QCOW2_OFFSET_MASK;
-    if (in_fixed_metadata(s, table) || is_refblock(s, table))
+    bool twice = knows(s->w->twice, s, table);
+    if (in_fixed_metadata(s, table) || (twice && is_refblock(s, table)))
         return qcow2_corruption(s, table, "L2 table overlaps other metadata");
     if (inactive_has(s, table >> s->cluster_bits))
         return qcow2_corruption(s, table, "L2 table is a snapshot's, too");
-    if (times_in(s->l1, s->l1_entries, QCOW2_OFFSET_MASK, table) > 1)
+    if (twice && times_in(s->l1, s->l1_entries, QCOW2_OFFSET_MASK, table) > 1)
         return qcow2_corruption(s, table, "L2 table is named twice");
     return 0;
 }
@@ -103,10 +131,11 @@ static int check_table(struct qcow2 *s, uint64_t key)
 int verify_block(struct qcow2 *s, uint64_t host)
 {
     const struct refcounts *R = &s->w->refs;
+    bool twice = knows(s->w->twice, s, host);
     if (in_fixed_metadata(s, host) || inactive_has(s, host >> s->cluster_bits) ||
-        times_in(s->l1, s->l1_entries, QCOW2_OFFSET_MASK, host))
+        (twice && times_in(s->l1, s->l1_entries, QCOW2_OFFSET_MASK, host)))
         return qcow2_corruption(s, host, "Refcount block overlaps other metadata");
-    if (times_in(R->table, R->entries, ~0x1ffull, host) > 1)
+    if (twice && times_in(R->table, R->entries, ~0x1ffull, host) > 1)
         return qcow2_corruption(s, host, "Refcount block is named twice");
     return 0;
 }
@@ -229,7 +258,7 @@ int co_verify(struct qcow2 *s, struct l2_slice *slice)
     }
     if (!r && key < w->nverified)
         w->verified[key / 64] |= 1ull << key % 64;
-    return r == SR_EAGAIN ? 0 : r;
+    return r;
 }
 
 /* ---- open, close ---- */
@@ -264,6 +293,51 @@ static bool snapshots_overlap(const struct qcow2 *s)
     return found;
 }
 
+static void swap_l1(struct qcow2_l1 *a, struct qcow2_l1 *b)
+{
+    struct qcow2_l1 t = *a;
+    *a = *b;
+    *b = t;
+}
+
+/* A heap: the largest is the first. */
+static void sift(struct qcow2_l1 *a, uint32_t i, uint32_t n)
+{
+    for (uint32_t k; (k = 2 * i + 1) < n; i = k) {
+        k += k + 1 < n && a[k + 1].offset > a[k].offset;
+        if (a[i].offset >= a[k].offset)
+            return;
+        swap_l1(&a[i], &a[k]);
+    }
+}
+
+static void sort_l1(struct qcow2_l1 *a, uint32_t n)
+{
+    for (uint32_t i = n / 2; i--;)
+        sift(a, i, n);
+    while (n-- > 1) {
+        swap_l1(&a[0], &a[n]);
+        sift(a, 0, n);
+    }
+}
+
+/* Those that overlap or touch become one: where they are is all that is asked. */
+static uint32_t merge_l1(struct qcow2_l1 *a, uint32_t n, uint64_t cluster)
+{
+    uint32_t kept = 0;
+    for (uint32_t i = 0; i < n; i++) {
+        struct qcow2_l1 *last = kept ? &a[kept - 1] : NULL;
+        uint64_t behind = last ? a[i].offset - last->offset : 0;
+        if (!a[i].bytes)
+            continue;
+        if (last && behind <= align_up(last->bytes, cluster))
+            last->bytes = MAX(last->bytes, behind + a[i].bytes);
+        else
+            a[kept++] = a[i];
+    }
+    return kept;
+}
+
 int verify_open(struct qcow2 *s, struct error *err)
 {
     struct writer *w = s->w;
@@ -271,16 +345,20 @@ int verify_open(struct qcow2 *s, struct error *err)
         return error_set(err, SR_EACCES,
                          "qcow2: Snapshots overlap other metadata; image cannot be opened "
                          "read/write");
-    uint64_t bits = MAX((s->l1_entries + w->refs.entries) * 8, 4096u);
+    sort_l1(w->snapshot_l1, w->nb_snapshots);
+    w->nb_snapshots = merge_l1(w->snapshot_l1, w->nb_snapshots, s->cluster_mask + 1);
+    uint64_t tables = MAX(s->l1_entries + w->refs.entries, 512u);
     uint64_t slices = s->l1_entries << (s->l2_shift - s->slice_shift);
-    unsigned log = log2_floor(bits);
+    unsigned log = log2_floor(2 * tables - 1) - 2; /* of words, four tables each */
     w->nverified = align_up(MIN(slices, VERIFIED_MAX), 64);
     w->meta_shift = 64 - log;
-    w->meta_bytes = (size_t)(1ull << log) / 8;
-    w->meta = fault(FAULT_ALLOC) ? NULL : page_alloc_zeroed(w->meta_bytes + w->nverified / 8);
+    w->meta_bytes = sizeof(uint64_t) << log;
+    w->meta = fault(FAULT_ALLOC) ? NULL : page_alloc_zeroed(2 * w->meta_bytes + w->nverified / 8);
     if (!w->meta)
         return SR_ENOMEM;
-    w->verified = w->meta + w->meta_bytes / 8;
+    w->twice = w->meta + w->meta_bytes / 8;
+    w->verified = w->twice + w->meta_bytes / 8;
+    board_entropy(&w->meta_salt, sizeof(w->meta_salt));
     note_all(s, s->l1, s->l1_entries, QCOW2_OFFSET_MASK);
     note_all(s, w->refs.table, w->refs.entries, ~0x1ffull);
     return 0;
@@ -289,5 +367,5 @@ int verify_open(struct qcow2 *s, struct error *err)
 void verify_close(struct qcow2 *s)
 {
     if (s->w->meta)
-        page_free(s->w->meta, s->w->meta_bytes + s->w->nverified / 8);
+        page_free(s->w->meta, 2 * s->w->meta_bytes + s->w->nverified / 8);
 }

@@ -167,10 +167,13 @@ int qcow2_corruption(struct qcow2 *s, uint64_t off, const char *fmt, ...) PRINTF
 /* ---- verify.c ---- */
 
 bool verified(const struct qcow2 *s, uint64_t key);
-/* Looks through a slice that was not. It may be another when this returns 0. */
+/* Looks through a slice that was not. SR_EAGAIN: it went away before all
+ * of it was seen. 0: it may be gone now. */
 int co_verify(struct qcow2 *s, struct l2_slice *slice);
 /* Before refcounts in the block at `host` are believed. */
 int verify_block(struct qcow2 *s, uint64_t host);
+/* Entries of L1 and refcount tables, and snapshots, that were compared. For tests. */
+extern uint64_t verify_scanned;
 /* A cluster becomes an L2 table, or a refcount block. */
 void verify_note(struct qcow2 *s, uint64_t host);
 int verify_open(struct qcow2 *s, struct error *err);
@@ -220,7 +223,7 @@ struct writer {
     struct co_queue commit_wait;
     uint64_t *l1_dirty; /* bitmap of sectors of the L1 table */
     uint64_t l1_sectors, l1_offset, snapshots_offset, snapshots_bytes;
-    struct qcow2_l1 *snapshot_l1;
+    struct qcow2_l1 *snapshot_l1; /* in order, apart from each other (verify_open) */
     uint32_t nb_snapshots;
     struct co_mutex tables; /* one L2 table is made at a time */
     struct list allocs;     /* struct alloc_op */
@@ -240,7 +243,9 @@ struct writer {
     bool copy_taken;
     struct co_queue copy_wait;
 
-    uint64_t *meta, *verified; /* bitmaps: hash of clusters with tables; slices looked through */
+    uint64_t *meta, *twice; /* filters: clusters with tables; those noted once more */
+    uint64_t meta_salt;
+    uint64_t *verified; /* bitmap: slices looked through */
     unsigned meta_shift;
     size_t meta_bytes;
     uint64_t nverified;

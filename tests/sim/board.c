@@ -131,6 +131,13 @@ NORETURN void board_exit(enum board_exit how)
     die("panic");
 }
 
+/* Nobody attacks, and a run is the same each time. */
+bool board_entropy(void *buf, size_t len)
+{
+    memset(buf, 0x5a, len);
+    return false;
+}
+
 void board_backtrace(void)
 {
 }
