@@ -305,6 +305,7 @@ struct export_type {
     const char *name;           /* "nbd" */
     const struct type *options; /* STRUCT: its own options */
     size_t state_size;
+    bool restart_safe; /* on unless said otherwise: its clients outlive this process */
     int (*co_open)(struct export *e, const void *opts, struct error *err);
     /* Stop taking requests; wait for those in flight until the deadline, then cut connections. */
     void (*co_close)(struct export *e, uint64_t deadline_ns);

@@ -32,7 +32,7 @@ struct export *export_find(const char *id)
 
 struct base {
     const char *type, *id, *node_name;
-    bool writable, writethrough, restart_safe;
+    bool writable, writethrough, restart_safe, has_restart_safe;
 };
 static const struct field base_fields[] = {
     FIELD_REQ(struct base, type, "type", &type_str, "Kind of export"),
@@ -41,8 +41,9 @@ static const struct field base_fields[] = {
     FIELD_DEF(struct base, writable, "writable", &type_bool, "off", "Clients may write"),
     FIELD_DEF(struct base, writethrough, "writethrough", &type_bool, "off",
               "Each write is stable before it completes"),
-    FIELD_DEF(struct base, restart_safe, "restart-safe", &type_bool, "off",
-              "Each completed write outlives this process, though not a power cut"),
+    FIELD_OPT(struct base, restart_safe, "restart-safe", &type_bool,
+              "Each completed write outlives this process, though not a power cut; when absent: on "
+              "for vhost-user-*, else off"),
     {0},
 };
 
@@ -126,7 +127,8 @@ static int check(const struct base *b, struct node **n, struct error *err)
 /* What each write through the edge has to keep, beyond what its client asks for. */
 static unsigned edge_flags(const struct node *n, const struct base *b)
 {
-    unsigned settled = b->restart_safe ? BLK_SETTLED & n->write_flags : 0;
+    bool safe = b->has_restart_safe ? b->restart_safe : type_find(b->type)->restart_safe;
+    unsigned settled = safe ? BLK_SETTLED & n->write_flags : 0;
     return settled | (b->writethrough ? BLK_FUA : 0);
 }
 

@@ -59,6 +59,11 @@ int vring_open(struct vring *r, const struct vmemory *m, unsigned size, uint64_t
     return r->desc && r->avail && r->used ? 0 : SR_EINVAL; /* of either kind: three areas */
 }
 
+void vring_resume(struct vring *r, uint16_t index)
+{
+    r->avail_idx = r->used_idx = r->signalled = index;
+}
+
 static int broken(struct vring *r)
 {
     r->broken = true;

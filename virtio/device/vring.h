@@ -57,6 +57,8 @@ struct vring {
  * size that is no power of two, an area that is not aligned or outside the windows. */
 int vring_open(struct vring *r, const struct vmemory *m, unsigned size, uint64_t desc,
                uint64_t driver, uint64_t device, uint64_t features);
+/* Goes on at this index, of a split ring in which all before it is used. */
+void vring_resume(struct vring *r, uint16_t index);
 /* 1: *c is the next chain; 0: none; SR_EIO: broken. */
 int vring_pop(struct vring *r, struct vchain *c);
 void vring_push(struct vring *r, struct vring_id id, uint32_t written);
