@@ -30,8 +30,7 @@ static struct relay {
     bool hello_due, ending;
     bool writing;               /* until the writer has ended */
     struct co *writer, *reader; /* writer NULL: waits for a stack, or has ended */
-    struct co_queue idle;
-    struct { /* of the bridge's siblings */
+    struct {                    /* of the bridge's siblings */
         char name[BRIDGE_NAME_BYTES];
         uint64_t memory;
     } known[BRIDGE_SIBLINGS];
@@ -39,7 +38,8 @@ static struct relay {
         struct bridge_frame h;
         uint8_t bytes[8 * BRIDGE_HANDLES + BRIDGE_PAYLOAD];
     } in, reply, out;
-} relay = {.idle = {{NULL, &relay.idle.q.first}}};
+} relay;
+static struct co_queue idle = {{NULL, &idle.q.first}}; /* apart, so that the rest is .bss */
 static_assert(sizeof(struct frame) == BRIDGE_FRAME_MAX, "a frame of the largest size");
 
 static size_t frame_make(struct frame *f, enum bridge_kind kind, unsigned sibling, size_t len)
@@ -401,13 +401,13 @@ static void co_end(void)
         co_yield ();
     co_stream_close(relay.s);
     relay.s = NULL;
-    co_queue_wake_one(&relay.idle);
+    co_queue_wake_one(&idle);
 }
 
 void co_relay(void *stream)
 {
     while (relay.s)
-        co_queue_wait(&relay.idle);
+        co_queue_wait(&idle);
     begin(stream);
     while (!co_take(relay.s, &relay.in))
         ;
