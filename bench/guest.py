@@ -14,6 +14,7 @@ import nbd  # noqa: E402
 TOP = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 OUT = os.path.join(TOP, 'build/bench')
 FIRMWARE = os.path.join(TOP, 'build/x86_64/strongroom.elf')
+FIRMWARE_ARM = os.path.join(TOP, 'build/aarch64/strongroom.img')
 DEBUG = os.path.join(TOP, 'build/x86_64/strongroom.debug.elf')
 HOST = os.path.join(TOP, 'build/host/strongroom')
 BASELINE = os.path.join(TOP, 'build/baseline')
@@ -97,7 +98,7 @@ class Guest:
     def __init__(self, words, machine='q35', mem=64, cpu='max', counter=None, net=True):
         pci = not machine.startswith('microvm')
         bus = 'pci' if pci else 'device'
-        a = ['qemu-system-x86_64', '-accel', 'tcg', '-M', machine, '-cpu', cpu, '-smp', '1', '-m', str(mem), '-nodefaults',
+        a = ['qemu-system-aarch64' if machine.startswith('virt') else 'qemu-system-x86_64', '-accel', 'tcg', '-M', machine, '-cpu', cpu, '-smp', '1', '-m', str(mem), '-nodefaults',
              '-no-user-config', '-display', 'none', '-no-reboot', '-serial', 'stdio']
         if not pci:
             a += ['-global', 'virtio-mmio.force-legacy=false']
@@ -166,7 +167,8 @@ WORDS = ('--netdev driver=virtio-net,ip=10.0.2.15/24 --blockdev driver=virtio-bl
 
 def strongroom(machine='q35', mem=64, cpu='max', counter=None, net=True, more=()):
     raw, q2 = disks()
-    g = Guest(['-kernel', FIRMWARE, '-append', WORDS, *drive(0, raw), *drive(1, q2), '-device', 'virtio-rng-@BUS', *more],
+    image = FIRMWARE_ARM if machine.startswith('virt') else FIRMWARE
+    g = Guest(['-kernel', image, '-append', WORDS, *drive(0, raw), *drive(1, q2), '-device', 'virtio-rng-@BUS', *more],
               machine, mem, cpu, counter, net)
     g.exports = {'raw': 'raw', 'qcow2': 'qcow2'}
     return g

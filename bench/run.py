@@ -39,7 +39,8 @@ def report(name, form, machine, cpu, value, unit, values=(), peer='', peer_value
 # ---- Boot ------------------------------------------------------------------------------------------
 
 def boot_floor(machine):
-    g = guest.Guest(['-kernel', f'{guest.OUT}/floor.elf'], machine)
+    image = 'floor.img' if machine.startswith('virt') else 'floor.elf'
+    g = guest.Guest(['-kernel', f'{guest.OUT}/{image}'], machine)
     try:
         return g.console_until(b'!') * 1e3
     finally:
@@ -92,7 +93,7 @@ def bench_ports():
 
 
 def bench_boot(peer):
-    for machine, more in (('q35', 60), ('microvm', 50)):
+    for machine, more in (('q35', 60), ('microvm', 50), ('virt', 60)):
         floor, ours, theirs = [], [], []
         for i in range(9):
             floor.append(boot_floor(machine))
@@ -190,8 +191,17 @@ def bench_insn(peer):
     for (row, export), values in rows_of(lambda counter: guest.writing(counter, safe=True), WRITE_ROWS).items():
         report(f'insn.nbd.{row}.tap.{export}-restart-safe', 'firmware', 'q35', 'max', statistics.median(values), 'insn/req', values)
     bench_devices()
+    bench_arm(ours)
     seg = rows_of(no_tso, [ROWS[5]])[(ROWS[5][0], ROWS[5][1])]
     report('insn.nbd.read.128k.qd8.tap-notso.raw', 'firmware', 'q35', 'max', statistics.median(seg), 'insn/req', seg, target='70000')
+
+
+def bench_arm(x86):
+    """The same rows on aarch64, beside those of x86_64."""
+    for key, values in rows_of(lambda counter: guest.strongroom('virt', counter=counter), ROWS).items():
+        base = statistics.median(x86[key])
+        report(f'insn.nbd.{key[0]}.tap.{key[1]}.virt', 'firmware', 'virt', 'max', statistics.median(values), 'insn/req', values, 'x86_64',
+               base, f'{1.3 * base:.0f}')
 
 
 def bench_devices():
@@ -393,6 +403,9 @@ def build():
     subprocess.run(['gcc', '-O2', '-fPIC', '-shared', '-o', f'{guest.OUT}/icount.so', f'{here}/icount.c'], check=True)
     subprocess.run(['gcc', '-m32', '-nostdlib', '-static', '-no-pie', '-Wl,-Ttext=0x200000', '-Wl,--build-id=none', '-Wl,-e,start',
                     '-o', f'{guest.OUT}/floor.elf', f'{here}/floor.S'], check=True)
+    subprocess.run(['aarch64-linux-gnu-gcc', '-nostdlib', '-static', '-Wl,-Ttext=0', '-Wl,--build-id=none', '-Wl,-e,0',
+                    '-o', f'{guest.OUT}/floor.arm', f'{here}/floor_aarch64.S'], check=True)
+    subprocess.run(['aarch64-linux-gnu-objcopy', '-O', 'binary', f'{guest.OUT}/floor.arm', f'{guest.OUT}/floor.img'], check=True)
 
 
 def build_peer():

@@ -20,19 +20,32 @@ import nbd  # noqa: E402
 
 TOP = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 BUILD = os.environ.get('STRONGROOM_BUILD', os.path.join(TOP, 'build'))
-IMAGE = {'x86_64': os.path.join(BUILD, 'x86_64/strongroom.elf')}
-CRASH_IMAGE = os.path.join(BUILD, 'x86_64/strongroom-crash.elf')
+IMAGE = {'x86_64': os.path.join(BUILD, 'x86_64/strongroom.elf'),
+         'aarch64': os.path.join(BUILD, 'aarch64/strongroom.img')}
 HOST = os.environ.get('STRONGROOM_HOST', os.path.join(BUILD, 'host/strongroom'))
 SERVER = '--nbd-server addr.type=inet,addr.host=0.0.0.0,addr.port=10809 '
-# What the contract names, and what differs between the machines: (machine, extra arguments)
+# What the contract names, and what differs between the machines: (machine, extra arguments). Those of Arm
+# begin with `virt`.
 MACHINES = {
     'q35': ('q35', []),
     'q35-qboot': ('q35', ['-bios', 'qboot.rom']),
     'microvm': ('microvm', []),
     'microvm-noacpi': ('microvm,acpi=off', []),
     'microvm-pcie': ('microvm,pcie=on', []),
+    'virt': ('virt', []),
+    'virt-gic3': ('virt,gic-version=3', []),
+    'virt-el2': ('virt,virtualization=on', []),
 }
 PATIENCE = float(os.environ.get('STRONGROOM_PATIENCE', '60'))
+
+
+def arch_of(machine):
+    return 'aarch64' if machine.startswith('virt') else 'x86_64'
+
+
+def crash_image(machine='q35'):
+    path, ext = os.path.splitext(IMAGE[arch_of(machine)])
+    return path + '-crash' + ext
 
 
 def free_port():
@@ -149,21 +162,24 @@ class VM(Served):
     legacy: the virtio-mmio that QEMU has when it is not told otherwise."""
     unix = False
 
-    def __init__(self, append, disks=(), machine='q35', arch='x86_64', mem=64, cpu='max', kernel=None,
-                 disk='virtio-blk', disk_options='', net='user', nic_options='', extra=(), wait=True, legacy=False):
+    def __init__(self, append, disks=(), machine='q35', mem=64, cpu='max', kernel=None,
+                 disk='virtio-blk', disk_options='', net='user', nic_options='', bus=None, extra=(), wait=True,
+                 legacy=False):
         self.dir = scratch()
         self.port = free_port()
         m, more = MACHINES.get(machine, (machine, []))
-        self.pci = not m.startswith('microvm') or 'pcie=on' in m
+        arch = arch_of(machine)
+        self.pci = bus == 'pci' if bus else not m.startswith('microvm') or 'pcie=on' in m
         bus = 'pci' if self.pci else 'device'
+        status = ['-device', 'isa-debug-exit,iobase=0xf4,iosize=4'] if arch == 'x86_64' else \
+            ['-semihosting-config', 'enable=on,target=native']
         d = self.dir
         a = ['qemu-system-' + arch, '-accel', 'tcg', '-M', m, '-cpu', cpu, '-smp', '1', '-m', str(mem),
              '-nodefaults', '-no-user-config', '-display', 'none', '-no-reboot', '-serial', f'file:{d}/console',
              '-kernel', kernel or IMAGE[arch], '-append', append,
              '-chardev', f'socket,id=q,path={d}/qmp,server=on,wait=off', '-device', f'virtio-serial-{bus}',
              '-device', 'virtserialport,chardev=q,name=org.strongroom.qmp', '-device', f'virtio-rng-{bus}',
-             '-device', 'isa-debug-exit,iobase=0xf4,iosize=4',
-             '-chardev', f'socket,id=hq,path={d}/qemu,server=on,wait=off', '-mon', 'chardev=hq,mode=control']
+             *status, '-chardev', f'socket,id=hq,path={d}/qemu,server=on,wait=off', '-mon', 'chardev=hq,mode=control']
         if net == 'user':
             a += ['-netdev', f'user,id=n,hostfwd=tcp:127.0.0.1:{self.port}-:10809',
                   '-device', f'virtio-net-{bus},netdev=n{nic_options}']

@@ -1,11 +1,21 @@
 #!/bin/sh
 # SPDX-License-Identifier: BSD-2-Clause
 # make run: a demo volume inside a qcow2, served by the firmware in QEMU. Ctrl-C powers it off cleanly.
-#   MACHINE=microvm  MEM=64  IMAGE=my.qcow2 (served read-only)   PORT=10809
+#   ARCH=aarch64  MACHINE=microvm  MEM=64  IMAGE=my.qcow2 (served read-only)   PORT=10809
 set -eu
 top=$(cd "$(dirname "$0")/.." && pwd)
 build=$top/build/run
-machine=${MACHINE:-q35}
+case ${ARCH:-x86_64} in
+x86_64)
+    machine=${MACHINE:-q35} firmware=strongroom.elf
+    status='-device isa-debug-exit,iobase=0xf4,iosize=4' ;;
+aarch64)
+    machine=${MACHINE:-virt} firmware=strongroom.img
+    status='-semihosting-config enable=on,target=native' ;;
+*)
+    echo "there is no firmware for ARCH=$ARCH" >&2
+    exit 1 ;;
+esac
 mkdir -p "$build"
 
 image=${IMAGE:-$build/demo.qcow2}
@@ -36,17 +46,17 @@ if [ -e "$build/pid" ] && kill -0 "$(cat "$build/pid")" 2>/dev/null; then
 fi
 rm -f "$build/console" "$build/qmp"
 # In a session of its own: Ctrl-C is for this script, which then asks for a clean power-off.
-setsid qemu-system-x86_64 -accel tcg -M "$machine" -cpu max -smp 1 -m "${MEM:-64}" -nodefaults -no-user-config -display none \
+setsid qemu-system-"${ARCH:-x86_64}" -accel tcg -M "$machine" -cpu max -smp 1 -m "${MEM:-64}" -nodefaults -no-user-config -display none \
     -no-reboot -global virtio-mmio.force-legacy=false \
     -chardev stdio,id=c,mux=off,signal=off,logfile="$build/console" -serial chardev:c \
-    -kernel "$top/build/x86_64/strongroom.elf" -append "$(echo "$words" | tr -d '\n')" \
+    -kernel "$top/build/${ARCH:-x86_64}/$firmware" -append "$(echo "$words" | tr -d '\n')" \
     -blockdev driver=file,node-name=f0,filename="$image",read-only=on,locking=off \
     -device virtio-blk-$bus,drive=f0,serial=demo \
     -blockdev driver=file,node-name=f1,filename="$scratch",discard=unmap -device virtio-blk-$bus,drive=f1,serial=scratch \
     -netdev user,id=n0,hostfwd=tcp:127.0.0.1:"$port"-:10809 -device virtio-net-$bus,netdev=n0 \
     -device virtio-serial-$bus -chardev socket,id=q0,path="$build/qmp",server=on,wait=off \
     -device virtserialport,chardev=q0,name=org.strongroom.qmp \
-    -device virtio-rng-$bus -device isa-debug-exit,iobase=0xf4,iosize=4 </dev/null &
+    -device virtio-rng-$bus $status </dev/null &
 vm=$!
 echo "$vm" >"$build/pid"
 
