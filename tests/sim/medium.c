@@ -69,6 +69,7 @@ static int co_sim_open(struct node *n, const void *opts, struct error *err)
         return error_set(err, SR_ENOENT, "No medium '%s'", disk_names[o->disk]);
     ((struct sim_node *)n->state)->m = m;
     m->opened++;
+    m->lost = false;
     n->size = m->size;
     n->limits = (struct blk_limits){.request_alignment = m->traits.align};
     n->write_flags = m->traits.fua ? BLK_FUA : 0;
@@ -303,6 +304,10 @@ static int co_sim_flush(struct node *n)
 {
     struct medium *m = medium_of(n);
     int error = begin(m, ON_FLUSH);
+    if (m->traits.growable && (error || m->lost)) {
+        m->lost = true;
+        error = SR_EIO;
+    }
     uint32_t request = note_request(m, REQ_FLUSH, 0);
     co_latency(m, ON_FLUSH);
     co_latency(m, ON_FLUSH);

@@ -16,6 +16,9 @@
  * cover whole sectors, which exist where alignment is 1, count from their effect: the rest of the
  * sector is what it is then.) A buffer that changes while it is written is a change of its own.
  *
+ * A file on a host whose flush has failed has lost nobody knows what: until it is opened again no other
+ * flush succeeds (board/host/file.c). A disk keeps what it could not make stable, and may do it later.
+ *
  * What lies behind the size, or was discarded, is junk that says so (SEQ_JUNK), but for what a
  * medium grows by, which is zeroes. All on one loop; nothing here fails but by a fault asked for.
  */
@@ -49,6 +52,7 @@ struct medium {
     struct sim_fault faults[SIM_OPS];
     uint64_t asked[SIM_OPS];
     unsigned fired; /* faults */
+    bool lost;      /* a flush failed since it was opened */
     unsigned opened, inflight;
     uint64_t changes; /* that were asked for */
 };

@@ -13,6 +13,9 @@
  * operation that covers a part of the sector only makes one out of another). An operation that
  * failed, and a discard, may have taken effect or not: nothing is left behind.
  *
+ * Where the volume could not be closed cleanly, what was not stable may be lost: each of what a power
+ * cut would have left may be now.
+ *
  * A read must give what was a candidate at some moment between its call and its return.
  *
  * After the death of the storage VM (with restart-safe) a sector is what it may be now. After a power
@@ -200,9 +203,22 @@ static const char *tell_read(struct model *m, const struct op *o, uint64_t i)
                        model_tell(m, VM_DEATH, i));
 }
 
+/* What was not stable may be there or not. */
+static void forget_unstable(struct model *m)
+{
+    for (uint64_t i = 0; i < m->nsectors; i++)
+        for (unsigned k = 0; k < m->sectors[i].n; k++) {
+            struct candidate *c = &m->sectors[i].c[k];
+            if (c->until > m->stable && !c->gone)
+                c->until = NEVER;
+        }
+}
+
 const char *model_return(struct model *m, uint32_t op)
 {
     const struct op *o = &m->record->ops[op];
+    if (o->kind == OP_REOPEN && o->result)
+        forget_unstable(m);
     if ((o->kind == OP_FLUSH || o->kind == OP_REOPEN) && !o->result)
         m->stable = MAX(m->stable, o->called);
     for (uint64_t i = o->off / SECTOR; i * SECTOR < o->off + o->len; i++) {

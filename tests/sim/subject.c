@@ -263,6 +263,8 @@ const struct subject subjects[] = {
     QCOW2("snapshot", 512, "version=v3", DISK, .snapshot = true),
     QCOW2("wide", 512, "refcount-bits=64", HOST_FILE),
     QCOW2("table", 512, "refcount-bits=64", HOST_FILE, .full = (2u << 20) - (2u << 10)),
+    QCOW2("t-safe", 512, "refcount-bits=64", HOST_FILE, .full = (2u << 20) - (2u << 10),
+          .restart_safe = true),
     QCOW2("narrow", 1024, "refcount-bits=1", FULL_DISK),
     QCOW2("zstd", 4096, "compression-type=zstd", DISK, .roomy = true),
     QCOW2("full", 512, "version=v3", DISK, .file_size = 56u << 10),
