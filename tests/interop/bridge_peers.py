@@ -75,9 +75,17 @@ def connect(path, timeout=PATIENCE):
         try:
             s.connect(path)
             return s
-        except (ConnectionRefusedError, FileNotFoundError):
+        except (ConnectionRefusedError, FileNotFoundError, BlockingIOError):
             s.close()
     return until(f'a listener at {path}', once, timeout)
+
+
+def closed(sock):
+    """Closed by the other side, with or without bytes of ours unread."""
+    try:
+        return sock.recv(100) == b''
+    except ConnectionError:
+        return True
 
 
 def vring_offset(q):
