@@ -213,9 +213,16 @@ $(BUILD)/%/strongroom.elf: $(BUILD)/%/strongroom.debug.elf
 	$(call say,STRIP)
 	$(Q)strip --strip-all -o $@ $<
 
+# The flat image, in whole sectors: a UEFI program as well (boot/pe.inc), by whichever name.
+flat = $(Q)$(CROSS_$*)objcopy -O binary $< $@ && truncate -s %512 $@
+
 $(BUILD)/%/strongroom.img: $(BUILD)/%/strongroom.debug.elf
 	$(call say,COPY)
-	$(Q)$(CROSS_$*)objcopy -O binary $< $@
+	$(flat)
+
+$(BUILD)/%/strongroom.efi: $(BUILD)/%/strongroom.debug.elf
+	$(call say,COPY)
+	$(flat)
 
 $(BUILD)/%/strongroom-crash.img: $(BUILD)/%/strongroom-crash.elf
 	$(call say,COPY)
@@ -226,15 +233,11 @@ IMAGE_aarch64 := $(BUILD)/aarch64/strongroom.img
 IMAGES        := $(foreach a,$(FW_ARCHES),$(IMAGE_$a))
 CRASH_IMAGES  := $(subst strongroom.,strongroom-crash.,$(IMAGES))
 
-# The same as a UEFI program: the image as it lies in memory, in whole sectors.
-$(BUILD)/%/strongroom.efi: $(BUILD)/%/strongroom.debug.elf
-	$(call say,COPY)
-	$(Q)$(CROSS_$*)objcopy -O binary $< $@ && truncate -s %512 $@
-
 # Disks that UEFI boots. CONF=file: the options on them.
-CONF        ?= tools/strongroom.conf
-DISKS       := $(BUILD)/x86_64/strongroom-disk.img
-UEFI_x86_64 := BOOTX64.EFI
+CONF         ?= tools/strongroom.conf
+DISKS        := $(FW_ARCHES:%=$(BUILD)/%/strongroom-disk.img)
+UEFI_x86_64  := BOOTX64.EFI
+UEFI_aarch64 := BOOTAA64.EFI
 $(call remember,$(BUILD)/conf,$(CONF))
 
 $(BUILD)/%/strongroom-disk.img: $(BUILD)/%/strongroom.efi $(CONF) $(BUILD)/conf tools/mkdisk.py
@@ -369,8 +372,8 @@ help: ## this list
 # before anything else, then reads everything again, so compilers are there before they are asked.
 PACKAGES := binutils bzip2 clang clang-format device-tree-compiler fio gcc gcc-aarch64-linux-gnu \
             git iproute2 libc6-dev libclang-rt-14-dev libcmocka-dev libnbd-bin liburing-dev make \
-            mtools nbdkit ovmf python3 python3-libnbd python3-pytest qemu-system-arm \
-            qemu-system-x86 qemu-utils xz-utils
+            mtools nbdkit ovmf python3 python3-libnbd python3-pytest qemu-efi-aarch64 \
+            qemu-system-arm qemu-system-x86 qemu-utils xz-utils
 DEPS := $(BUILD)/deps.mk
 $(call remember,$(BUILD)/packages,$(PACKAGES))
 ifneq ($(filter deps disk run test test-long,$(MAKECMDGOALS)),)

@@ -5,17 +5,32 @@
  * as there is a console.
  */
 #include "boot/boot.h"
+#include "boot/uefi.h"
 #include "boot/vm.h"
 #include "boot/aarch64/cpu.h"
 #include "kernel/page.h"
 
-/* `records`: of the UEFI program, not used yet. */
+/* What the UEFI program knows: a struct uefi_handoff. Its memory is free RAM like any other; the
+ * words are needed later. */
+static void read_records(uint64_t records)
+{
+    const struct uefi_handoff *h = phys_window(records, offsetof(struct uefi_handoff, scratch));
+    for (unsigned i = 0; i < h->start.memmap_entries; i++)
+        memory_add(h->memmap[i].addr, h->memmap[i].size);
+    memory_reserve(h->start.cmdline_paddr, sizeof(h->words));
+    boot_info.cmdline = h->words;
+    boot_info.rsdp = h->start.rsdp_paddr;
+    boot_info.fdt = h->fdt;
+}
+
+/* `records`: of the UEFI program, or 0. */
 NORETURN void arm_main(uint64_t fdt, uint64_t records, uint64_t image_phys);
 NORETURN void arm_main(uint64_t fdt, uint64_t records, uint64_t image_phys)
 {
-    (void)records;
     mmu_begin(image_phys);
     boot_info.fdt = fdt;
+    if (records)
+        read_records(records);
     board_survey(&boot_info);
     if (!boot_info.cmdline)
         boot_info.cmdline = "";

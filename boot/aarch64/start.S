@@ -21,6 +21,8 @@
  * Tables are written with the caches off, so lines that hold older contents of that memory are
  * invalidated before (they must not be written back over them) and after (nor be read).
  */
+#include "boot/pe.inc"
+
 #define SCTLR_OFF 0x30d00800 /* what is reserved and 1 */
 #define SCTLR_ON  0x30d8180d /* and WXN I SA C M */
 #define MAIR      0x00ff     /* 0: normal, write-back; 1: device, nGnRnE */
@@ -41,7 +43,8 @@ image_header:
     .quad 0xa          /* little endian, 4 KiB pages, anywhere in RAM */
     .quad 0, 0, 0
     .ascii "ARM\x64"
-    .long 0            /* offset of a PE header */
+    .long 0x40         /* offset of the PE header */
+    pe_header PE_MACHINE_AARCH64
 
     .balign 2048
 first_vectors:

@@ -8,6 +8,8 @@ import shutil
 import subprocess
 import time
 
+import pytest
+
 import lib
 from lib import run
 from test_ahci import churn, ide
@@ -16,20 +18,26 @@ SIZE = 16 << 20
 EXPORT = '--export type=nbd,id=e{0},node-name={0},name={0},writable=on\n'
 
 
+FIRMWARE = {'x86_64': ('OVMF/OVMF_CODE_4M.fd', 'OVMF/OVMF_VARS_4M.fd', 'BOOTX64.EFI'),
+            'aarch64': ('AAVMF/AAVMF_CODE.fd', 'AAVMF/AAVMF_VARS.fd', 'BOOTAA64.EFI')}
+
+
 class Booted(lib.VM):
     """A VM that starts from its disks: `boot` (images, tried in this order), then data disks as in lib.VM."""
 
-    def __init__(self, boot, disks=(), extra=(), wait=True, options=''):
+    def __init__(self, boot, disks=(), machine='q35', extra=(), wait=True):
         self.dir = d = lib.scratch()
         self.port = lib.free_port()
-        shutil.copy('/usr/share/OVMF/OVMF_VARS_4M.fd', f'{d}/vars')
-        a = ['qemu-system-x86_64', '-accel', 'tcg', '-M', 'q35', '-cpu', 'max', '-smp', '1', '-m', '128', '-nodefaults',
+        arch = 'aarch64' if machine.startswith('virt') else 'x86_64'
+        code, variables, _ = FIRMWARE[arch]
+        status = ['-device', 'isa-debug-exit,iobase=0xf4,iosize=4'] if arch == 'x86_64' else \
+            ['-semihosting-config', 'enable=on,target=native']
+        a = [f'qemu-system-{arch}', '-accel', 'tcg', '-M', machine, '-cpu', 'max', '-smp', '1', '-m', '128', '-nodefaults',
              '-no-user-config', '-display', 'none', '-no-reboot', '-serial', f'file:{d}/console',
-             '-drive', 'if=pflash,unit=0,format=raw,readonly=on,file=/usr/share/OVMF/OVMF_CODE_4M.fd',
-             '-drive', f'if=pflash,unit=1,format=raw,file={d}/vars',
+             '-drive', f'if=pflash,unit=0,format=raw,readonly=on,file=/usr/share/{code}',
+             '-drive', f'if=pflash,unit=1,format=raw,snapshot=on,file=/usr/share/{variables}',
              '-chardev', f'socket,id=q,path={d}/qmp,server=on,wait=off', '-device', 'virtio-serial-pci',
-             '-device', 'virtserialport,chardev=q,name=org.strongroom.qmp', '-device', 'virtio-rng-pci',
-             '-device', 'isa-debug-exit,iobase=0xf4,iosize=4',
+             '-device', 'virtserialport,chardev=q,name=org.strongroom.qmp', '-device', 'virtio-rng-pci', *status,
              '-chardev', f'socket,id=hq,path={d}/qemu,server=on,wait=off', '-mon', 'chardev=hq,mode=control',
              '-netdev', f'user,id=n,hostfwd=tcp:127.0.0.1:{self.port}-:10809', '-device', 'virtio-net-pci,netdev=n,romfile=']
         for i, f in enumerate(boot):
@@ -46,9 +54,9 @@ class Booted(lib.VM):
             self.ready()
 
 
-def disk(path, conf=None, size=None):
+def disk(path, conf=None, size=None, arch='x86_64'):
     """What `make disk` makes, with another strongroom.conf (None: without one)."""
-    files = [f'EFI/BOOT/BOOTX64.EFI={lib.BUILD}/x86_64/strongroom.efi']
+    files = [f'EFI/BOOT/{FIRMWARE[arch][2]}={lib.BUILD}/{arch}/strongroom.efi']
     if conf is not None:
         with open(path + '.conf', 'w') as f:
             f.write(conf)
@@ -59,7 +67,12 @@ def disk(path, conf=None, size=None):
     return path
 
 
-def test_serves_the_other_disks_and_the_rest_of_its_own(tmp):
+ACPI = [('x86_64', 'q35', [])] + [('aarch64', 'virt,gic-version=3', ['-device', 'ahci,id=ide'])] * ('aarch64' in lib.IMAGE)
+AS_MADE = [('x86_64', 'q35')] + [('aarch64', 'virt,acpi=off,virtualization=on')] * ('aarch64' in lib.IMAGE)
+
+
+@pytest.mark.parametrize('arch,machine,extra', ACPI)
+def test_serves_the_other_disks_and_the_rest_of_its_own(arch, machine, extra, tmp):
     conf = ('# Two disks behind two controllers,\r\n'
             '--blockdev driver=virtio-blk,node-name=v,serial=d0\n\n'
             '\t# --blockdev driver=nosuch,node-name=x\n'
@@ -68,11 +81,11 @@ def test_serves_the_other_disks_and_the_rest_of_its_own(tmp):
             '--blockdev driver=virtio-blk,node-name=own,serial=boot0\n'
             '--blockdev driver=raw,node-name=rest,file=own,offset=8M\n'
             + lib.SERVER + '\n' + ''.join(EXPORT.format(n) for n in ('v', 'a', 'rest')).rstrip())
-    boot = disk(f'{tmp}/boot', conf, 24 << 20)
+    boot = disk(f'{tmp}/boot', conf, 24 << 20, arch)
     for n in 'va':
         lib.pattern_image(f'{tmp}/{n}', SIZE, seed=ord(n))
     before = open(boot, 'rb').read(8 << 20)
-    with Booted([boot], [f'{tmp}/v'], extra=ide(1, f'{tmp}/a')) as vm:
+    with Booted([boot], [f'{tmp}/v'], machine, extra + ide(1, f'{tmp}/a')) as vm:
         assert 'ready: 3 exports' in vm.console()
         assert churn(vm.connect('v'), f'{tmp}/v', 1) > 50
         assert churn(vm.connect('a'), f'{tmp}/a', 1) > 50
@@ -85,11 +98,15 @@ def test_serves_the_other_disks_and_the_rest_of_its_own(tmp):
     assert after[:8 << 20] == before and after[8 << 20:(8 << 20) + 65536] == b'7' * 65536
 
 
-def test_disk_as_made(tmp):
-    """Comments only: all disks are served, with a warning; the power button works."""
-    shutil.copy(f'{lib.BUILD}/x86_64/strongroom-disk.img', f'{tmp}/boot')
+@pytest.mark.parametrize('arch,machine', AS_MADE)
+def test_disk_as_made(arch, machine, tmp):
+    """Comments only, or no strongroom.conf at all: all disks are served, with a warning; the power button works."""
+    if arch == 'x86_64':
+        shutil.copy(f'{lib.BUILD}/{arch}/strongroom-disk.img', f'{tmp}/boot')
+    else:
+        disk(f'{tmp}/boot', arch=arch)
     lib.pattern_image(f'{tmp}/v', SIZE)
-    with Booted([f'{tmp}/boot'], [f'{tmp}/v']) as vm:
+    with Booted([f'{tmp}/boot'], [f'{tmp}/v'], machine) as vm:
         assert 'warning: no configuration: ' in vm.console() and 'ready: 2 exports' in vm.console()
         run('qemu-img', 'compare', '-U', '-f', 'raw', '-F', 'raw', f'{tmp}/v', vm.uri('d0'))
         run('qemu-img', 'compare', '-U', '-f', 'raw', '-F', 'raw', f'{tmp}/boot', vm.uri('boot0'))
@@ -115,3 +132,10 @@ def test_disk_is_the_same_every_time(tmp):
     time.sleep(2.1)  # as long as FAT's clock takes to tick
     disk(f'{tmp}/2', '--x')
     assert open(f'{tmp}/1', 'rb').read() == open(f'{tmp}/2', 'rb').read()
+
+
+@pytest.mark.parametrize('arch', sorted(lib.IMAGE))
+def test_make_disk(arch, tmp):
+    with open(os.path.join(lib.TOP, 'tools/strongroom.conf')) as f:
+        disk(f'{tmp}/d', f.read(), arch=arch)
+    assert open(f'{tmp}/d', 'rb').read() == open(f'{lib.BUILD}/{arch}/strongroom-disk.img', 'rb').read()
