@@ -7,6 +7,7 @@
  *
  *     08 "_S5_" 12 ...                     sleep types for power-off
  *     08 "_HID" 0d "LNRO0005"              a virtio-mmio device: its memory and interrupt follow
+ *     08 "_HID" 0d "QEMU0002"              fw_cfg: its memory follows, on Arm
  *     08 "_HID" 0d "ACPI0013"              the generic event device: its interrupt follows
  *     5b 80 "EREG" 00 address              ... and the register that tells events
  *     87 / 8a address space descriptors    memory windows of host bridges
@@ -436,6 +437,11 @@ static struct acpi_device *scan_hid(struct acpi_info *info, const struct aml *a,
                   "ACPI0013",
                   10))
         return &info->ged;
+    if (aml_match(a, off,
+                  "\x0d"
+                  "QEMU0002",
+                  10))
+        return &info->arm.fw_cfg;
     return NULL;
 }
 

@@ -56,6 +56,7 @@ struct acpi_info {
         unsigned timer_gsi; /* the virtual timer's */
         uint64_t pl011;
         bool psci, psci_hvc;
+        struct acpi_device fw_cfg; /* QEMU0002, where it has memory and not ports */
     } arm;
 
     bool fadt, hw_reduced;

@@ -25,7 +25,7 @@ IMAGE = {'x86_64': os.path.join(BUILD, 'x86_64/strongroom.elf'),
 HOST = os.environ.get('STRONGROOM_HOST', os.path.join(BUILD, 'host/strongroom'))
 SERVER = '--nbd-server addr.type=inet,addr.host=0.0.0.0,addr.port=10809 '
 # What the contract names, and what differs between the machines: (machine, extra arguments). Those of Arm
-# begin with `virt`.
+# begin with `virt` or `sbsa`.
 MACHINES = {
     'q35': ('q35', []),
     'q35-qboot': ('q35', ['-bios', 'qboot.rom']),
@@ -35,12 +35,13 @@ MACHINES = {
     'virt': ('virt', []),
     'virt-gic3': ('virt,gic-version=3', []),
     'virt-el2': ('virt,virtualization=on', []),
+    'sbsa': ('sbsa-ref', []),
 }
 PATIENCE = float(os.environ.get('STRONGROOM_PATIENCE', '60'))
 
 
 def arch_of(machine):
-    return 'aarch64' if machine.startswith('virt') else 'x86_64'
+    return 'aarch64' if machine.startswith(('virt', 'sbsa')) else 'x86_64'
 
 
 def crash_image(machine='q35'):

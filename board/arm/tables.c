@@ -45,6 +45,7 @@ int tables_read(struct machine *m, uint64_t rsdp)
               : a.arm.psci_hvc ? PSCI_CONDUIT_HVC
                                : PSCI_CONDUIT_SMC;
     m->button.ged = a.ged.base;
+    m->fw_cfg = a.arm.fw_cfg.base;
     if (a.ecam.base) /* MCFG's is that of bus 0 */
         m->pci = (struct machine_pci){
             .ecam = a.ecam.base + ((uint64_t)a.ecam_first << 20),

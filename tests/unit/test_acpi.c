@@ -318,16 +318,9 @@ static void test_too_many_devices(void **state)
     assert_int_equal(a.virtio_count, ACPI_MAX_MMIO);
 }
 
-/* An Arm machine: processors with redistributors of their own, and a region. */
-static void test_arm(void **state)
+/* Three processors, the third off, with redistributors of their own; and a region of those. */
+static size_t make_madt(uint8_t *madt)
 {
-    (void)state;
-    static const uint32_t root[] = {BASE + LONG_MADT, BASE + MCFG, BASE + FADT, BASE + SSDT};
-    struct acpi_info a;
-    memory_size = sizeof(memory);
-    memset(memory, 0, sizeof(memory));
-    put_root(true, root, ARRAY_LEN(root));
-    uint8_t madt[512] = {0};
     size_t at = 8;
     for (unsigned i = 0; i < 3; i++, at += sizeof(struct madt_gicc)) {
         struct madt_gicc *c = (void *)(madt + at);
@@ -355,6 +348,19 @@ static void test_arm(void **state)
     *t = (struct madt_gic_its){.type = MADT_GIC_ITS, .len = sizeof(*t)};
     le64_set(&t->base, 0x8080000);
     at += sizeof(*t);
+    return at;
+}
+
+static void test_arm(void **state)
+{
+    (void)state;
+    static const uint32_t root[] = {BASE + LONG_MADT, BASE + MCFG, BASE + FADT, BASE + SSDT};
+    struct acpi_info a;
+    memory_size = sizeof(memory);
+    memset(memory, 0, sizeof(memory));
+    put_root(true, root, ARRAY_LEN(root));
+    static uint8_t madt[512];
+    size_t at = make_madt(madt);
     put_table(LONG_MADT, "APIC", madt, at);
     struct acpi_gtdt gtdt = {0};
     le32_set(&gtdt.virtual_gsi, 27);
@@ -379,6 +385,12 @@ static void test_arm(void **state)
     assert_int_equal(a.arm.timer_gsi, 27);
     assert_int_equal(a.arm.pl011, 0x9000000);
     assert_true(a.arm.psci && a.arm.psci_hvc);
+    static const uint8_t aml[] = {0x08, '_', 'H', 'I', 'D', 0x0d, 'Q',  'E', 'M',
+                                  'U',  '0', '0', '0', '2', 0,    0x86, 9,   0,
+                                  1,    0,   0,   2,   9,   0x18, 0,    0,   0};
+    acpi_scan_aml(&a, aml, sizeof(aml));
+    assert_int_equal(a.arm.fw_cfg.base, 0x9020000);
+    assert_int_equal(a.virtio_count, 0);
     for (size_t cut = 0; cut <= at; cut++) { /* entries that end too early */
         put_table(LONG_MADT, "APIC", madt, cut);
         assert_int_equal(parse(&a), 0);
