@@ -35,15 +35,17 @@ void board_backtrace(void)
     const uint64_t *sp = trap_stack ? trap_stack : arch_sp();
     uint64_t a = align_up((uintptr_t)sp, 8);
     unsigned frames = 0;
-    if (trap_link && arch_return_address(trap_link))
-        print_frame(trap_link);
+    uint64_t link = trap_link;
+    if (link && arch_return_address(link))
+        print_frame(link);
     for (unsigned i = 0; i < MAX_WORDS && frames < MAX_FRAMES; i++, a += 8) {
         if ((!i || !(a & 4095)) && !vm_readable(a))
             break;
         uint64_t word = *(const uint64_t *)(uintptr_t)a;
-        if (arch_return_address(word)) {
+        if (word != link && arch_return_address(word)) {
             print_frame(word);
             frames++;
         }
+        link = word == link ? 0 : link; /* a function that saved it says so once */
     }
 }

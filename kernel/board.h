@@ -15,7 +15,7 @@ void board_console_write(const char *text, size_t len);
 uint64_t board_clock_ns(void);
 /* Sleep until `deadline_ns` (UINT64_MAX: no deadline), an interrupt, or board_wake(). The caller
  * has armed all its sources and rechecked them; returning early is always allowed. Firmware:
- * program the one-shot timer, `sti; hlt`. Host: submit and wait on the io_uring. Runs on the loop
+ * program the one-shot timer, `sti; hlt` or `wfi`. Host: submit and wait on the io_uring. Runs on the loop
  * that sleeps. */
 void board_idle(uint64_t deadline_ns);
 /* Called once per loop turn, before pollers, on the host to submit queued ring entries in one
@@ -34,8 +34,8 @@ NORETURN void board_exit(enum board_exit how);
 bool board_entropy(void *buf, size_t len);
 
 /* Identity, for the first console line and query-version. */
-const char *board_name(void); /* "q35", "microvm", "host" */
-const char *board_arch(void); /* "x86_64" */
+const char *board_name(void); /* "q35", "microvm", "virt", "host" */
+const char *board_arch(void); /* "x86_64", "aarch64" */
 unsigned board_cores(void);
 uint64_t board_ram_bytes(void); /* all RAM given to us */
 

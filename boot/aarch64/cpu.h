@@ -24,20 +24,6 @@ static inline void dsb(void)
     __asm__ volatile("dsb sy" : : : "memory");
 }
 
-/* 64 bits from the processor's generator (FEAT_RNG); false when there is none or it has run dry. */
-static inline bool cpu_random(uint64_t *v)
-{
-    uint64_t ok = 0;
-    if (READ_SYSREG("id_aa64isar0_el1") >> 60 == 0)
-        return false;
-    for (int i = 0; i < 10 && !ok; i++)
-        __asm__ volatile("mrs %0, s3_3_c2_c4_0; cset %1, ne"
-                         : "=r"(*v), "=r"(ok)
-                         :
-                         : "cc"); /* RNDR */
-    return ok;
-}
-
 /* linker.ld */
 extern char trap_guard[], boot_guard[], boot_tables[], early_tables[], early_tables_end[];
 

@@ -27,7 +27,6 @@
 #define PRIORITY       0xa0u
 #define PRIORITY_MIN   0xf0u /* everything more urgent than this is heard */
 #define SGI_WAKE       0u
-#define GROUP          s3_0_c12_c12
 #define TRIES          1000000u
 #define ACKNOWLEDGE    8u /* a line that stays up must not hold us */
 

@@ -11,19 +11,18 @@
 #include "boot/boot.h"
 #include "boot/vm.h"
 
-#define PTE_PRESENT     0x001ull
-#define PTE_TABLE       0x002ull    /* at level 0: a page */
-#define PTE_DEVICE      (1ull << 2) /* index into MAIR: 0 normal, 1 device (start.S) */
-#define PTE_READ_ONLY   (1ull << 7) /* AP[2] */
-#define PTE_INNER_SHARE (3ull << 8)
-#define PTE_ACCESS_FLAG (1ull << 10)
-#define PTE_PXN         (1ull << 53)
-#define PTE_UXN         (1ull << 54)
-#define PTE_GUARD       (1ull << 55) /* free for us */
-#define PTE_ADDR        0x0000fffffffff000ull
-#define PTE_IN_PLACE    (PTE_READ_ONLY | PTE_PXN | PTE_UXN | PTE_GUARD)
-#define FIRST_TABLES_END \
-    (1ull << 47) /* of RAM nothing is mapped before vm_init, and all of it after */
+#define PTE_PRESENT      0x001ull
+#define PTE_TABLE        0x002ull    /* at level 0: a page */
+#define PTE_DEVICE       (1ull << 2) /* index into MAIR: 0 normal, 1 device (start.S) */
+#define PTE_READ_ONLY    (1ull << 7) /* AP[2] */
+#define PTE_INNER_SHARE  (3ull << 8)
+#define PTE_ACCESS_FLAG  (1ull << 10)
+#define PTE_PXN          (1ull << 53)
+#define PTE_UXN          (1ull << 54)
+#define PTE_GUARD        (1ull << 55) /* free for us */
+#define PTE_ADDR         0x0000fffffffff000ull
+#define PTE_IN_PLACE     (PTE_READ_ONLY | PTE_PXN | PTE_UXN | PTE_GUARD)
+#define FIRST_TABLES_END (1ull << 47) /* vm_init maps what it needs first */
 
 /* mmu.c */
 void mmu_replace(uint64_t *e, uint64_t va, uint64_t v);

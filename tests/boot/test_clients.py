@@ -12,11 +12,11 @@ WORDS = ('--blockdev driver=virtio-blk,node-name=disk0,serial=d0 ' + lib.SERVER 
          '--export type=nbd,id=e,node-name=disk0,name=vol,writable=on')
 
 
-@pytest.fixture(scope='module')
-def vm():
+@pytest.fixture(scope='module', params=['q35', 'virt-gic3'])
+def vm(request):
     d = lib.scratch()
     lib.pattern_image(f'{d}/disk', SIZE)
-    with VM(WORDS, [f'{d}/disk']) as v:
+    with VM(WORDS, [f'{d}/disk'], machine=request.param) as v:
         v.disk = f'{d}/disk'
         v.tmp = d
         yield v

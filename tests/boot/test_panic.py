@@ -31,6 +31,13 @@ def test_panics(machine, kind, text):
         assert 'co_crash' in console or kind == 'guard', f'no names in the backtrace:\n{console}'
 
 
+def test_without_semihosting():
+    """Nobody takes the status: the machine goes off all the same."""
+    with VM('--x-crash undefined', kernel=lib.crash_image('virt'), machine='virt', wait=False,
+            extra=['-semihosting-config', 'enable=off']) as vm:
+        assert vm.status() == 0 and 'panic: ' in vm.console(), vm.console()
+
+
 @pytest.mark.parametrize('machine', ['microvm', 'microvm-noacpi', 'q35-qboot', 'virt-gic3', 'virt-el2'])
 def test_panics_elsewhere(machine):
     with VM('--x-crash null-write', kernel=lib.crash_image(machine), machine=machine, wait=False) as vm:

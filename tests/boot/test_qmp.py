@@ -41,7 +41,7 @@ class Raw:
         self.sock.close()
 
 
-@pytest.fixture(params=['q35', 'microvm', 'host'])
+@pytest.fixture(params=['q35', 'microvm', 'virt', 'host'])
 def served(request, tmp):
     run('truncate', '-s', '1M', f'{tmp}/d')
     if request.param == 'host':

@@ -5,6 +5,8 @@ import socket
 import threading
 import time
 
+import pytest
+
 import lib
 from lib import VM, nbd, run
 
@@ -44,8 +46,9 @@ def drain(flight, patience=60):
             h.poll(1000)
 
 
-def test_twelve_mebibytes(tmp):
-    with VM(WORDS, disks(tmp), mem=12) as vm:
+@pytest.mark.parametrize('machine', ['q35', 'virt'])
+def test_twelve_mebibytes(machine, tmp):
+    with VM(WORDS, disks(tmp), machine=machine, mem=12) as vm:
         hs = [vm.connect('raw') for _ in range(4)]
         hammer(hs, 3, 1)
         assert len(hs[0].pread(32 << 20, 0)) == 32 << 20
