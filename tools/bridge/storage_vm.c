@@ -20,6 +20,7 @@
 #include <unistd.h>
 
 #define GRACE_MS 10000 /* from SIGTERM to SIGKILL */
+#define QUICK    5
 
 static int signals;
 
@@ -74,6 +75,16 @@ static void say_why(int status)
         say("storage VM ended (status %d), starting it again", WEXITSTATUS(status));
 }
 
+/* After QUICK lives of less than two seconds in a row: half a second. */
+static void no_storm(int keeper, time_t lived)
+{
+    static unsigned quick;
+    struct pollfd p = {.fd = keeper, .events = POLLIN};
+    quick = lived < 2 ? quick + 1 : 0;
+    if (quick > QUICK && poll(&p, 1, 500) > 0)
+        _exit(0);
+}
+
 static noreturn void run(int keeper)
 {
     for (;;) {
@@ -87,9 +98,7 @@ static noreturn void run(int keeper)
         if (WIFEXITED(status) && (WEXITSTATUS(status) == 0 || WEXITSTATUS(status) == 127))
             _exit(WEXITSTATUS(status));
         say_why(status);
-        struct pollfd p = {.fd = keeper, .events = POLLIN};
-        if (time(NULL) - began < 2 && poll(&p, 1, 500) > 0) /* no storm of starts */
-            _exit(0);
+        no_storm(keeper, time(NULL) - began);
     }
 }
 
