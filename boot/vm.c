@@ -42,14 +42,12 @@ static uint64_t *table_of(uint64_t entry)
 
 uint64_t vm_table_alloc(void)
 {
-    uint64_t phys;
-    if (memory_handed_over()) {
+    uint64_t phys = vm_early_table();
+    if (!phys) {
         const void *p = page_alloc(PAGE_SIZE);
         if (!p)
             return 0;
         phys = (uintptr_t)p - ARCH_LINEAR_BASE;
-    } else {
-        phys = vm_early_table();
     }
     uint64_t *t = pte_memory(phys);
     for (unsigned i = 0; i < ENTRIES; i += 4)

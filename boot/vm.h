@@ -20,7 +20,8 @@ extern unsigned vm_largest_level; /* of a single mapping */
 
 /* boot/ARCH/mmu.c: the final tables; all RAM must be known. */
 void vm_init(void);
-/* boot/ARCH/mmu.c: a page for a table before there is an allocator; panics without. */
+/* boot/ARCH/mmu.c: a page for a table before there is an allocator; panics without. 0: there is one
+ * now. */
 uint64_t vm_early_table(void);
 
 uint64_t vm_table_alloc(void);                                       /* cleared; 0: no memory */

@@ -6,7 +6,7 @@
  * Tables lie in two places: in the image (the first ones, and `early_tables`, good for what is
  * needed before RAM is mapped: the device tree, a console, and the RAM that holds more tables), and
  * in the linear map. vm_init takes as many pages as mapping all RAM can need, maps these first, and
- * then the rest.
+ * then the rest; guard pages use up what that left over.
  *
  *     0xffff000000000000  linear map
  *     0xffff800000000000  the image, 4 MiB at most
@@ -77,8 +77,8 @@ uint64_t vm_early_table(void)
         tables += PAGE_SIZE;
         return tables - PAGE_SIZE;
     }
-    if (tables)
-        return memory_early_pages(1); /* all RAM is mapped by now */
+    if (tables) /* all RAM is mapped by now */
+        return memory_handed_over() ? 0 : memory_early_pages(1);
     if (next_early == early_tables_end)
         panic("no memory for the first page tables");
     next_early += PAGE_SIZE;

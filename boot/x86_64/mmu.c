@@ -12,7 +12,7 @@
 
 uint64_t vm_early_table(void)
 {
-    return memory_early_pages(1);
+    return memory_handed_over() ? 0 : memory_early_pages(1);
 }
 
 static void map_image_part(const char *start, const char *end, unsigned flags)
