@@ -17,8 +17,8 @@
  * must not be there; then we say so and return.
  *
  * Up to the move this file runs where it was not linked for. It is compiled to find everything
- * relative to itself, has no tables of pointers, and writes to the stack and the handoff only, so
- * that what is moved is as fresh as the file.
+ * relative to itself, has no tables of pointers (tools/check/check_position.py), and writes to the
+ * stack and the handoff only, so that what is moved is as fresh as the file.
  *
  * Options: strongroom.conf from the directory that the program came from, then the load options
  * (of a boot entry or a shell). A file that is there and cannot be used ends the start: its absence

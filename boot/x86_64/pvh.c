@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * The first C code: reads the loader's records (PVH), learns about memory, loads the final page
- * tables and the vectors, and hands over to the board.
+ * The first C code: reads the loader's records (PVH, which is also what our UEFI program writes),
+ * learns about memory, loads the final page tables and the vectors, and hands over to the board.
  *
  * The records are physical addresses below 1 GiB, read through the first tables. The loader is as
  * trusted as the machine, yet lengths are bounded: a wrong record shall end in a message.

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
  * From reset to C, by the PVH boot protocol: 32-bit protected mode, flat segments, paging and
- * interrupts off, ebx = physical address of struct hvm_start_info.
+ * interrupts off, ebx = physical address of struct hvm_start_info. The UEFI program comes this way,
+ * too (uefi_move.S).
  *
  * The first page tables map the first GiB twice, at 0 and at the linear base, with 2 MiB pages;
  * vm_init() replaces them. They and the first stack borrow the stacks of the exception handlers
@@ -25,13 +26,12 @@
     .asciz "Xen"
     .long pvh_start
 
-    .section .text.header, "ax"
+    .section .head, "ax"
     .ascii "MZ"
     .zero 0x3a
     .long 0x40
     pe_header PE_MACHINE_X86_64
 
-    .section .text.start, "ax"
     .code32
     .globl pvh_start
     .type pvh_start, @function
