@@ -278,8 +278,15 @@ UNIT_SUPPORT := $(wildcard tests/unit/support*.c)
 FUZZ_SUPPORT := $(wildcard tests/fuzz/support*.c)
 $(foreach f,asan tsan,$(foreach t,$(UNIT),$(eval $(call \
     test_program,$f,$(BUILD)/$f/tests/$t,tests/unit/$t.c $(UNIT_SUPPORT),-lcmocka))))
-$(foreach t,$(FUZZ),$(eval $(call \
+$(foreach t,$(filter-out fuzz_bridge,$(FUZZ)),$(eval $(call \
     test_program,fuzz,$(BUILD)/fuzz/$t,tests/fuzz/$t.c $(FUZZ_SUPPORT))))
+
+# The fuzzer of the bridge is made of the bridge: no room is linked into it.
+OBJ_FUZZ_BRIDGE := $(call to_obj,fuzz,tests/fuzz/fuzz_bridge.c $(SRC_BRIDGE_CORE))
+OBJ_TESTS       += $(OBJ_FUZZ_BRIDGE)
+$(BUILD)/fuzz/fuzz_bridge: $(OBJ_FUZZ_BRIDGE)
+	$(call say,LINK)
+	$(Q)$(CC_fuzz) $(LDFLAGS_fuzz) -o $@ $^
 
 # The simulator: it has no main() to leave out.
 define sim_program

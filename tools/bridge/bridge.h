@@ -58,4 +58,6 @@ void storage_vm_go(int fd);
 /* sandbox.c. From here on this process may do what its part needs and nothing else. */
 void sandbox_keeper(void);
 void sandbox_worker(void);
+/* Worker: the system call that waits a second from now ends with EINTR. */
+void limit_waits(void);
 #endif

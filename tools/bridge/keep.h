@@ -58,7 +58,7 @@ struct keep_step {
 #define KEEP_FDS   4
 #define KEEP_BYTES (2 * RECORD_BYTES + 4096) /* of a commit */
 
-/* Datagrams over the socket between the two (store.c). Receive: bytes, 0 at the end, -1 with errno;
+/* Messages with descriptors, between the two and to peers (datagram.c). Receive: bytes, 0 at the end, -1 with errno;
  * *nfds: room in, count out; what does not fit is closed by the kernel. */
 int datagram_send(int sock, const void *data, size_t len, const int *fds, unsigned nfds, int flags);
 int datagram_receive(int sock, void *data, size_t size, int *fds, unsigned *nfds, int flags);

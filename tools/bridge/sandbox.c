@@ -14,10 +14,12 @@
 #include <linux/audit.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
+#include <signal.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
+#include <sys/time.h>
 #include <unistd.h>
 
 #if defined(__x86_64__)
@@ -93,7 +95,20 @@ void sandbox_keeper(void)
     confine(of_keeper, LEN(of_keeper));
 }
 
+static void alarm_handler(int number)
+{
+    (void)number; /* it is enough that a system call ends */
+}
+
+void limit_waits(void)
+{
+    static const struct itimerval second = {.it_value = {.tv_sec = 1}};
+    setitimer(ITIMER_REAL, &second, NULL);
+}
+
 void sandbox_worker(void)
 {
+    struct sigaction action = {.sa_handler = alarm_handler}; /* no SA_RESTART */
+    sigaction(SIGALRM, &action, NULL);
     confine(of_worker, LEN(of_worker));
 }

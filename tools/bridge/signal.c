@@ -5,20 +5,13 @@
  * and did not write is made up for by its successor, who signals everybody once.
  *
  * The sibling's descriptors are shared with it, and it can make them blocking (or fill their
- * counter) at any moment; a timer ends whatever waits.
+ * counter) at any moment; limit_waits ends whatever waits.
  */
 #include "worker.h"
 
 #include <fcntl.h>
 #include <sys/epoll.h>
-#include <sys/time.h>
 #include <unistd.h>
-
-static void limit_waits(void)
-{
-    static const struct itimerval second = {.it_value = {.tv_sec = 1}};
-    setitimer(ITIMER_REAL, &second, NULL); /* SIGALRM, with a handler that does nothing */
-}
 
 static bool take(int fd)
 {

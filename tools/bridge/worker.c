@@ -6,7 +6,6 @@
  */
 #include "worker.h"
 
-#include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -219,8 +218,9 @@ static void restore(uint32_t record, const void *data, size_t len)
         memcpy(&sibling[record].st, data, len);
 }
 
-static void begin(int keeper)
+void worker_begin(int keeper)
 {
+    poller = epoll_create1(EPOLL_CLOEXEC);
     for (unsigned i = 0; i < config.siblings; i++) {
         sibling[i].number = i;
         sibling[i].conf = &config.sibling[i];
@@ -234,23 +234,19 @@ static void begin(int keeper)
     relay_look = true;
 }
 
-static void alarm_handler(int number)
+bool worker_turn(bool more)
 {
-    (void)number; /* it is enough that a system call ends */
+    struct epoll_event e[64];
+    int n = epoll_wait(poller, e, LEN(e), more ? 0 : patience());
+    for (int i = 0; i < n; i++)
+        event(e[i].data.u32, e[i].events);
+    return work();
 }
 
 noreturn void worker_run(int keeper)
 {
-    struct epoll_event e[64];
-    struct sigaction action = {.sa_handler = alarm_handler}; /* no SA_RESTART: see signal.c */
-    sigaction(SIGALRM, &action, NULL);
     sandbox_worker();
-    poller = epoll_create1(EPOLL_CLOEXEC);
-    begin(keeper);
-    for (bool more = true;;) {
-        int n = epoll_wait(poller, e, LEN(e), more ? 0 : patience());
-        for (int i = 0; i < n; i++)
-            event(e[i].data.u32, e[i].events);
-        more = work();
-    }
+    worker_begin(keeper);
+    for (bool more = true;;)
+        more = worker_turn(more);
 }

@@ -102,6 +102,9 @@ extern struct sibling sibling[BRIDGE_SIBLINGS];
 extern struct relay relay;
 
 /* worker.c */
+void worker_begin(int keeper);
+/* What has happened, and what can be done about it. more: do not wait. True: there is more. */
+bool worker_turn(bool more);
 int sibling_commit(struct sibling *); /* adds the record and commits; 0 or a negative errno */
 int relay_commit(void);
 uint64_t now_ms(void);
