@@ -14,6 +14,7 @@
  */
 #include "blk/blk.h"
 #include "board/host/host.h"
+#include "board/host/lock.h"
 #include "board/main.h"
 
 #include <errno.h>
@@ -292,19 +293,22 @@ static void turn_off_cow(int fd)
     }
 }
 
-static int make_file(const char *path, int more_flags)
+static int make_file(const char *path, bool empty)
 {
     int fd = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
     if (fd >= 0)
         job.made[job.nmade++] = path;
     else if (errno == EEXIST)
-        fd = open(path, O_RDWR | O_CLOEXEC | more_flags);
+        fd = open(path, O_RDWR | O_CLOEXEC);
     if (fd < 0)
         return could_not_create(path);
-    if (job.nocow)
+    int r = image_lock(fd, true, LOCKING_AUTO, path, &job.err); /* it may be in use */
+    if (!r && empty && ftruncate(fd, 0))
+        r = could_not_create(path);
+    if (!r && job.nocow)
         turn_off_cow(fd);
     close(fd);
-    return 0;
+    return r;
 }
 
 static bool same_file(const char *a, const char *b)
@@ -318,12 +322,12 @@ static bool same_file(const char *a, const char *b)
 static int make_files(void)
 {
     const char *data = said("data_file");
-    int r = make_file(job.file, 0);
+    int r = make_file(job.file, false);
     if (!r && data && same_file(data, job.file))
         return error_set(&job.err, SR_EINVAL,
                          "Error: Trying to create an image with the same filename as the data "
                          "file");
-    return !r && data ? make_file(data, O_TRUNC) : r;
+    return !r && data ? make_file(data, true) : r;
 }
 
 static void remove_files(void)

@@ -15,9 +15,10 @@
  *
  * Truncation is a system call, too: the ring of many a kernel has none, and growing writes nothing.
  *
- * Missing on purpose: locks (`locking` is not accepted), growing by writing behind the end.
+ * Missing on purpose: growing by writing behind the end.
  */
 #include "blk/blk.h"
+#include "board/host/lock.h"
 #include "board/host/uring.h"
 
 #include <errno.h>
@@ -42,15 +43,21 @@ struct file {
 };
 struct file_options {
     const char *filename;
-    int aio;
+    int aio, locking;
 };
 /* All three are served by the ring. */
 static const char *const aio_names[] = {"threads", "native", "io_uring", NULL};
 static const struct type type_aio = TYPE_ENUM_OF("BlockdevAioOptions", aio_names);
+static const char *const locking_names[] = {
+    [LOCKING_AUTO] = "auto", [LOCKING_ON] = "on", [LOCKING_OFF] = "off", NULL};
+static const struct type type_locking = TYPE_ENUM_OF("OnOffAuto", locking_names);
 static const struct field file_fields[] = {
     FIELD_REQ(struct file_options, filename, "filename", &type_str, "Path of the file"),
     FIELD_DEF(struct file_options, aio, "aio", &type_aio, "io_uring",
               "Accepted for compatibility: it is io_uring always"),
+    FIELD_DEF(
+        struct file_options, locking, "locking", &type_locking, "auto",
+        "Keep other writers away, by the locks of QEMU's programs; auto: where there are any"),
     {0},
 };
 static const struct type type_file =
@@ -377,7 +384,9 @@ static int co_file_open(struct node *n, const void *opts, struct error *err)
     int rc = open_file(n, o->filename, err);
     if (rc)
         return rc;
-    rc = examine(n, o->filename, err);
+    rc = image_lock(f->fd, !n->read_only, (enum locking)o->locking, o->filename, err);
+    if (!rc)
+        rc = examine(n, o->filename, err);
     if (rc) {
         close(f->fd);
         return rc;

@@ -96,7 +96,7 @@ def said(program, case, cwd):
 
 
 def info(cwd):
-    i = json.loads(run('qemu-img', 'info', '--output=json', 'x', cwd=cwd).stdout)
+    i = json.loads(run('qemu-img', 'info', '-U', '--output=json', 'x', cwd=cwd).stdout)
     i.pop('actual-size')
     return {k: v.replace(cwd, '') if isinstance(v, str) else v for k, v in i.items()}
 
