@@ -379,8 +379,8 @@ help: ## this list
 # before anything else, then reads everything again, so compilers are there before they are asked.
 PACKAGES := binutils bzip2 clang clang-format device-tree-compiler fio gcc gcc-aarch64-linux-gnu \
             git iproute2 libc6-dev libclang-rt-14-dev libcmocka-dev libnbd-bin liburing-dev make \
-            mtools nbdkit ovmf python3 python3-libnbd python3-pytest qemu-efi-aarch64 \
-            qemu-system-arm qemu-system-x86 qemu-utils xz-utils
+            e2fsprogs linux-image-cloud-amd64 mtools nbdkit ovmf python3 python3-libnbd \
+            python3-pytest qemu-efi-aarch64 qemu-system-arm qemu-system-x86 qemu-utils xz-utils
 DEPS := $(BUILD)/deps.mk
 $(call remember,$(BUILD)/packages,$(PACKAGES))
 ifneq ($(filter deps disk run test test-long,$(MAKECMDGOALS)),)
