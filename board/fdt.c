@@ -41,7 +41,8 @@ struct reader {
     int node; /* the current one; level[depth] is its own */
     int depth;
     struct level level[MAX_DEPTH];
-    uint32_t gic, gic_cells, button_gpio; /* handles of the tree */
+    uint32_t gic, button_gpio; /* handles of the tree */
+    unsigned gic_cells, gic_address_cells;
     char stdout_path[64];
     int stdout_node;
 };
@@ -166,22 +167,29 @@ struct line {
     bool level, low;
 };
 
-/* The nth interrupt (bindings/interrupt-controller/arm,gic.yaml): kind, number, flags. */
-static bool interrupt(const struct reader *r, unsigned n, struct line *out)
+/* bindings/interrupt-controller/arm,gic.yaml: kind, number, flags; a fourth cell is about PPIs. */
+static bool take_line(const struct reader *r, struct cells *c, struct line *out)
 {
-    struct cells c = prop(r, "interrupts");
-    uint64_t kind, number, flags;
-    size_t skip = (size_t)n * r->gic_cells * 4;
-    if (!r->gic || r->level[r->depth].interrupt_parent != r->gic || c.left <= skip)
-        return false;
-    c.p += skip;
-    c.left -= skip;
-    if (!take(&c, 1, &kind) || !take(&c, 1, &number) || !take(&c, 1, &flags) || kind > 1 ||
-        number >= (kind ? 16 : 988))
+    uint64_t kind, number, flags, more;
+    if (!take(c, 1, &kind) || !take(c, 1, &number) || !take(c, 1, &flags) ||
+        !take(c, r->gic_cells - 3, &more) || kind > 1 || number >= (kind ? 16 : 988))
         return false;
     out->intid = (unsigned)number + (kind ? 16 : 32);
     out->level = flags & 12;
     out->low = flags & 10;
+    return true;
+}
+
+/* The nth interrupt of the node. */
+static bool interrupt(const struct reader *r, unsigned n, struct line *out)
+{
+    struct cells c = prop(r, "interrupts");
+    if (!r->gic || r->level[r->depth].interrupt_parent != r->gic)
+        return false;
+    do {
+        if (!take_line(r, &c, out))
+            return false;
+    } while (n--);
     return true;
 }
 
@@ -269,7 +277,9 @@ static bool gic_common(struct reader *r, unsigned version)
     }
     r->m->gic.version = version;
     r->gic = (uint32_t)handle;
-    r->gic_cells = (uint32_t)cells;
+    r->gic_cells = (unsigned)cells;
+    if (prop(r, "#address-cells").left) /* 2.4.3: for interrupt maps its default is 0 */
+        r->gic_address_cells = r->level[r->depth].address_cells;
     return true;
 }
 
@@ -417,6 +427,28 @@ static void read_windows(struct reader *r)
     }
 }
 
+/* 2.4.3: function, pin, handle, the controller's address, interrupt. The map is taken when it is
+ * what every bridge does: four lines in a row, turned by the device's number. */
+static void read_interrupt_map(struct reader *r)
+{
+    struct cells c = prop(r, "interrupt-map");
+    uint64_t function, none, pin, handle;
+    struct line line;
+    unsigned first = 0;
+    while (c.left) {
+        if (!take(&c, 1, &function) || !take(&c, 2, &none) || !take(&c, 1, &pin) ||
+            !take(&c, 1, &handle) || handle != r->gic || !take(&c, r->gic_address_cells, &none) ||
+            !take_line(r, &c, &line) || !line.level || line.low)
+            return;
+        unsigned turned = (unsigned)(pin - 1 + (function >> 11 & 31)) % 4;
+        if (!first && !turned)
+            first = line.intid;
+        if (pin - 1 > 3 || line.intid != first + turned)
+            return;
+    }
+    r->m->pci.intx = first;
+}
+
 static void read_pci(struct reader *r)
 {
     struct machine_pci *pci = &r->m->pci;
@@ -433,6 +465,7 @@ static void read_pci(struct reader *r)
     pci->first_bus = (uint8_t)first;
     pci->last_bus = (uint8_t)(first + MIN(last - first, (ecam.len >> 20) - 1));
     read_windows(r);
+    read_interrupt_map(r);
 }
 
 /* ---- the walk ---- */

@@ -24,8 +24,7 @@ struct machine_pci {
     uint64_t ecam; /* of bus first_bus */
     uint8_t first_bus, last_bus;
     struct machine_range mmio32, mmio64; /* windows in which PCI and CPU addresses are the same */
-    unsigned intx; /* interrupt of INTA of device 0; the others follow by swizzling. Only where
-                      there are no messages */
+    unsigned intx; /* interrupt of INTA of device 0; the other three follow, turned by device */
 };
 
 struct machine {

@@ -15,6 +15,7 @@ AHCI = ['-device', 'ich9-ahci,id=sata', '-device', 'ide-hd,bus=sata.0,drive=s,se
 SATA = {
     'virt': (AHCI, 'ahci pci 00:05.0'),
     'virt-gic3': (AHCI, 'ahci pci 00:05.0'),
+    'virt,gic-version=3,its=off': (AHCI, 'ahci pci 00:05.0'),  # no messages: lines, as the tree says
     'sbsa': (['-device', 'ide-hd,bus=ide.0,drive=s,serial=s0'], 'ahci mmio 60100000'),
 }
 

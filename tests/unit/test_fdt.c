@@ -112,6 +112,7 @@ static void test_virt(void **state)
     assert_int_equal(m.button.line, 3);
     assert_int_equal(m.pci.ecam, 0x4010000000);
     assert_int_equal(m.pci.last_bus, 255);
+    assert_int_equal(m.pci.intx, 35);
     assert_int_equal(m.pci.mmio32.base, 0x10000000);
     assert_int_equal(m.pci.mmio32.len, 0x2eff0000);
     assert_int_equal(m.pci.mmio64.base, 0x8000000000);
@@ -246,6 +247,38 @@ static void test_bad_devices(void **state)
     }
 }
 
+static void test_interrupt_map(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *map;
+        unsigned intx;
+    } t[] = {
+        {"0 0 0 1 &gic 0 8 4", 40},
+        {"0 0 0 1 &gic 0 8 4 0 0 0 2 &gic 0 9 4 0x800 0 0 1 &gic 0 9 4 0x800 0 0 4 &gic 0 8 4", 40},
+        {"0 0 0 1 &gic 0 8 4 0 0 0 2 &gic 0 10 4", 0}, /* not in a row */
+        {"0 0 0 1 &gic 0 8 4 0x800 0 0 1 &gic 0 8 4", 0},
+        {"0 0 0 1 &gic 0 8 1", 0}, /* an edge */
+        {"0 0 0 0 &gic 0 8 4", 0},
+        {"0 0 0 9 &gic 0 8 4", 0},
+        {"0 0 0 1 77 0 8 4", 0},
+        {"0 0 0 1 &gic 0 8", 0},
+        {"0 0 0 2 &gic 0 9 4", 0},
+    };
+    for (unsigned i = 0; i < ARRAY_LEN(t); i++) {
+        char text[1024];
+        snprintf(text, sizeof(text),
+                 BUS("pci { compatible = \"pci-host-ecam-generic\"; #address-cells = <3>;"
+                     " #size-cells = <2>; reg = <0 0x30000000 0 0x1000000>;"
+                     " interrupt-map = <%s>; };"),
+                 t[i].map);
+        assert_int_equal(read_source(text), 0);
+        assert_int_equal(m.pci.ecam, 0x30000000);
+        assert_int_equal(m.pci.last_bus, 15);
+        assert_int_equal(m.pci.intx, t[i].intx);
+    }
+}
+
 static void test_absurd_cells(void **state)
 {
     (void)state;
@@ -358,6 +391,7 @@ int main(void)
         cmocka_unit_test(test_chosen),
         cmocka_unit_test(test_translation),
         cmocka_unit_test(test_bad_devices),
+        cmocka_unit_test(test_interrupt_map),
         cmocka_unit_test(test_absurd_cells),
         cmocka_unit_test(test_deep_and_many),
         cmocka_unit_test_setup_teardown(test_cut_anywhere, silence, silence),
