@@ -7,7 +7,9 @@
  *
  * A request is a coroutine's struct ahci_request on its stack. It takes a free slot, or waits in
  * line; nobody overtakes. All slots filled in a turn are told to the controller at its end: one
- * write of SACT (queued commands, before CI; 5.6.4.1) and one of CI.
+ * write of SACT (queued commands, before CI; 5.6.4.1) and one of CI. After an error nothing is told
+ * to it any more until recovery has stopped and started the port: a controller (QEMU's) may go on
+ * nevertheless, leave CI bits of what it has begun, and do all of those again at the next write.
  *
  * Two kinds of commands must not be in flight together (Serial ATA, 13.6): queued ones (READ and
  * WRITE FPDMA), up to the device's depth, and others, of which this driver issues one at a time. So
@@ -22,7 +24,7 @@
  * kept (5.4.1).
  *
  * Interrupts are never masked: before sleep, status is cleared and the registers are read once more.
- * While completions keep coming, a poll reads one register.
+ * While completions keep coming, a poll reads one register, and so does what issues.
  *
  * Deadlines. A port with commands in flight has a timer that ticks four times per deadline; a slot
  * remembers the tick it was filled at. Nothing is set or cancelled per command.
@@ -44,13 +46,27 @@ static struct kicks {
     struct list ports;
 } kicks;
 
+/* What the port's interrupt status says. True: recovery has begun. */
+static bool look_for_errors(struct ahci_port *p)
+{
+    uint32_t status = port_read(p, PX_IS);
+    unsigned why = status & PIS_TFES ? WHY_TASKFILE : 0;
+    if (status & PIS_FATAL)
+        why |= WHY_FATAL;
+    if (status & PIS_PLUG)
+        why |= WHY_PLUG;
+    if (why)
+        ahci_recover(p, why);
+    return why;
+}
+
 static void kick(struct ahci_port *p)
 {
     uint32_t bits = p->pending;
     p->kick_pending = false;
-    p->pending = 0;
-    if (!bits)
+    if (!bits || unlikely(look_for_errors(p)))
         return;
+    p->pending = 0;
     p->issued |= bits;
     dma_wmb();
     if (p->queued)
@@ -344,20 +360,6 @@ bool ahci_complete(struct ahci_port *p)
     if (!p->busy)
         p->hba->active &= ~(1u << p->index);
     return true;
-}
-
-/* What the port's interrupt status says, when nothing completes. */
-static bool look_for_errors(struct ahci_port *p)
-{
-    uint32_t status = port_read(p, PX_IS);
-    unsigned why = status & PIS_TFES ? WHY_TASKFILE : 0;
-    if (status & PIS_FATAL)
-        why |= WHY_FATAL;
-    if (status & PIS_PLUG)
-        why |= WHY_PLUG;
-    if (why)
-        ahci_recover(p, why);
-    return why;
 }
 
 bool ahci_poll_port(struct ahci_port *p)

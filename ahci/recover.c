@@ -6,7 +6,8 @@
  * slots, stops the engine, makes the port work again, decides which requests have failed, and puts
  * the others back to the front of the line:
  *
- *     task-file error   of a command that is not queued: that one fails, nothing else was in flight.
+ *     task-file error   of a command that is not queued: that one fails, nothing else was in flight;
+ *                       then an IDENTIFY, so that the error is over.
  *     (6.2.2)           of queued ones: the device has stopped and tells in log 10h which command it
  *                       was (ACS-3 9.14); that one fails, the others were aborted and are done
  *                       again. A device that has no such log is reset, and the others are done again
@@ -154,6 +155,14 @@ static int co_queued_error(struct ahci_port *p, struct qlink **list,
     return 0;
 }
 
+/* A device (QEMU's) may show the error of a command until another that is not queued has succeeded;
+ * queued ones would all seem to fail. */
+static int co_forget_error(struct ahci_port *p)
+{
+    const struct fis_h2d fis = {.command = ATA_IDENTIFY};
+    return co_ahci_internal(p, &fis, ATA_IDENTIFY_BYTES) ? co_reset(p) : 0;
+}
+
 static int co_taskfile(struct ahci_port *p, struct qlink **list, struct ahci_request *const *was,
                        uint8_t error)
 {
@@ -171,7 +180,7 @@ static int co_taskfile(struct ahci_port *p, struct qlink **list, struct ahci_req
     if (port_read(p, PX_TFD) & (TFD_BSY | TFD_DRQ))
         return co_reset(p);
     ahci_port_start(p);
-    return 0;
+    return p->id.ncq ? co_forget_error(p) : 0;
 }
 
 /* ---- Hot plug -------------------------------------------------------------------------------- */

@@ -78,6 +78,34 @@ def test_errors_under_verified_load(tmp):
         vm.quit()
 
 
+def test_hot_plug_is_passed_over(tmp):
+    """Disks behind the slots of PCIe ports are found at start. One that comes later is not looked for, and the request to give one up is
+    not answered: neither disturbs the disks that are there."""
+    size = 4 << 20
+    for n in 'ab':
+        with open(f'{tmp}/{n}', 'wb') as f:
+            f.truncate(size)
+    slots = ['-global', 'ICH9-LPC.acpi-pci-hotplug-with-bridge-support=off', '-blockdev', f'driver=file,filename={tmp}/b,node-name=b']
+    for i in range(2):
+        slots += ['-device', f'pcie-root-port,id=slot{i},chassis={i},slot={i}']
+    slots += ['-blockdev', f'driver=file,filename={tmp}/a,node-name=a', '-device', 'virtio-blk-pci,drive=a,serial=d0,id=first,bus=slot0']
+    words = '--blockdev driver=virtio-blk,node-name=v,serial=d0 ' + lib.SERVER + '--export type=nbd,id=e,node-name=v,name=v,writable=on'
+    with VM(words, extra=slots) as vm:
+        q, load = vm.qemu(), Load(Model(zones_for(size, 2)), [vm.connect('v') for _ in range(2)])
+        load.run(200)
+        assert q('device_add', driver='virtio-blk-pci', drive='b', serial='d1', id='second', bus='slot1') == {'return': {}}
+        load.run(200)
+        for disk in ('second', 'first'):
+            assert q('device_del', id=disk) == {'return': {}}
+            load.run(200)
+        assert not load.dead and not load.failed
+        load.flush()
+        with open(f'{tmp}/a', 'rb') as f:
+            faults = load.model.check(f.read())
+        assert not faults, faults
+        vm.quit()
+
+
 def test_grows_live(files):
     with VM(WORDS, files) as vm:
         assert vm.connect('v0').get_size() == 8 << 20
