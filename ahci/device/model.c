@@ -129,6 +129,8 @@ static void write_ci(struct ahci_model *m, struct ahci_model_port *p, uint32_t v
         ahci_model_complain(m, "a command for a port that is stopped");
     if (value & REG(p, PX_CI))
         ahci_model_complain(m, "a command in a slot that is in use");
+    if (REG(p, PX_IS) & PIS_TFES)
+        ahci_model_complain(m, "a command after an error"); /* QEMU would do others again */
     REG(p, PX_CI) |= value;
 }
 

@@ -60,15 +60,24 @@ def test_packed_rings(image, indirect, event_idx):
         answers(vm)
 
 
+def test_packed_rings_on_arm(image):
+    with VM(WORDS, [image], machine='virt', disk_options=',packed=on', nic_options=',packed=on') as vm:
+        n = negotiated(vm)
+        assert 'VIRTIO_F_RING_PACKED' in n['virtio-blk'] and 'VIRTIO_F_RING_PACKED' in n['virtio-net']
+        verified(vm, image, 500)
+        answers(vm)
+
+
 def test_packed_rings_without_mergeable_buffers(image):
     with VM(WORDS, [image], disk_options=',packed=on,queue-size=16', nic_options=',packed=on,mrg_rxbuf=off') as vm:
         verified(vm, image, 500)
         answers(vm)
 
 
-@pytest.mark.parametrize('machine,nic', [('microvm', ''), ('microvm-noacpi', ',mrg_rxbuf=off'), ('microvm', ',indirect_desc=off,event_idx=off')])
+@pytest.mark.parametrize('machine,nic', [('microvm', ''), ('microvm-noacpi', ',mrg_rxbuf=off'), ('microvm', ',indirect_desc=off,event_idx=off'),
+                                         ('virt', '')])
 def test_legacy_mmio(image, machine, nic):
-    with VM(WORDS, [image], machine=machine, nic_options=nic, disk_options=',indirect_desc=off' if nic else '', legacy=True) as vm:
+    with VM(WORDS, [image], machine=machine, nic_options=nic, disk_options=',indirect_desc=off' if nic else '', legacy=True, bus='device') as vm:
         n = negotiated(vm)
         assert set(n) == ALL and not any('VIRTIO_F_VERSION_1' in f for f in n.values())
         verified(vm, image, 800)
