@@ -144,6 +144,11 @@ class Served:
         rc = self.status()
         assert rc == 0 and 'off: clean' in self.console(), f'status {rc}:\n{self.console()[-600:]}'
 
+    def cpu_seconds(self):
+        with open(f'/proc/{self.proc.pid}/stat') as f:
+            user, system = f.read().rpartition(') ')[2].split()[11:13]
+        return (int(user) + int(system)) / os.sysconf('SC_CLK_TCK')
+
     def kill(self):
         if self.proc and self.proc.poll() is None:
             self.proc.kill()

@@ -2,6 +2,7 @@
 """The main job on every machine: boot, find disks, serve a qcow2 and a raw volume, power off cleanly."""
 import os
 import random
+import time
 
 import pytest
 
@@ -40,6 +41,10 @@ def test_serves(machine, disks):
         w.flush()
         assert bytes(w.pread(1 << 20, 5 << 20)) == data
         assert len(w.pread(32 << 20, 0)) == 32 << 20
+        time.sleep(.2)
+        before = vm.cpu_seconds()
+        time.sleep(.8)
+        assert vm.cpu_seconds() - before < .3, 'with nothing to do it does not sleep'
         vm.quit()
         with open(disks[1], 'rb') as f:
             f.seek(5 << 20)
