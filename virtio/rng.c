@@ -45,7 +45,7 @@ static bool poll(struct poller *p)
     board_entropy_add(r->bytes, len);
     r->fed = true;
     poller_remove(p);
-    virtio_events(q->dev); /* QEMU interrupts for the first buffer, wanted or not: a line stays up */
+    virtio_events(q->dev); /* QEMU interrupts for the first buffer, wanted or not */
     timer_set(&r->again, board_clock_ns() + RESEED_NS);
     return true;
 }
