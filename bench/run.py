@@ -208,7 +208,7 @@ def bench_devices():
     """The first row over packed rings and over AHCI, in turn with split rings and virtio-blk."""
     row, found = ROWS[0], collections.defaultdict(list)
     starts = {'split': guest.strongroom, 'packed': guest.packed, 'ahci': guest.ahci}
-    for _ in range(3):
+    for _ in range(5):
         for name, start in starts.items():
             found[name] += rows_of(start, [row])[row[:2]]
     base = statistics.median(found['split'])

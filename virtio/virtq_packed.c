@@ -88,11 +88,12 @@ static inline void put(struct virtq *q, unsigned i, unsigned id)
     vring_packed_store(d, vring_packed_load(from) | (uint64_t)id << 32 | bits);
 }
 
-__attribute__((noinline)) static void put_rest(struct virtq *q, unsigned id, unsigned count)
+__attribute__((noinline)) static void put_long(struct virtq *q, unsigned id, unsigned count)
 {
     ASSERT(count <= q->num_free);
-    for (unsigned i = 1; i < count; i++)
+    for (unsigned i = count; i-- > 0;)
         put(q, i, id);
+    advance_avail(q, q->avail_at + count, count);
 }
 
 static void push_list(struct virtq *q, unsigned id, unsigned count, struct vring_desc *last,
@@ -101,10 +102,12 @@ static void push_list(struct virtq *q, unsigned id, unsigned count, struct vring
     (void)last;
     take_slot(q, id, writable, token);
     q->slot[id].count = (uint16_t)count;
-    if (unlikely(count > 1))
-        put_rest(q, id, count);
+    if (unlikely(count > 1)) {
+        put_long(q, id, count);
+        return;
+    }
     put(q, 0, id);
-    advance_avail(q, q->avail_at + count, count);
+    advance_avail(q, q->avail_at + 1, 1);
 }
 
 /* ---- Tokens back ----------------------------------------------------------------------------- */
