@@ -116,6 +116,19 @@ static void ring_guest(struct sibling_link *l, uint32_t call)
     container_of(l, struct guest, at)->interrupts++;
 }
 
+static void announce(struct guest *g, unsigned number, void *memory, uint64_t size)
+{
+    g->at = (struct sibling_link){
+        .number = number, .memory = memory, .size = size, .vectors = 4, .ring = ring_guest};
+    sibling_link_announce(&g->at);
+}
+
+void guest_is_us(unsigned n)
+{
+    guest[n].mem = aligned_alloc(4096, GUEST_BYTES);
+    announce(&guest[n], n, (void *)(uintptr_t)ALL_BASE, ALL_BYTES);
+}
+
 static void make_guest(unsigned i)
 {
     struct guest *g = &guest[i];
@@ -128,9 +141,7 @@ static void make_guest(unsigned i)
     g->at = at;
     if (old)
         return;
-    g->at = (struct sibling_link){
-        .number = i, .memory = mem, .size = GUEST_BYTES, .vectors = 4, .ring = ring_guest};
-    sibling_link_announce(&g->at);
+    announce(g, i, mem, GUEST_BYTES);
 }
 
 void co_bridge_open(unsigned guests)
