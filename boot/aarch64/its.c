@@ -30,8 +30,8 @@
 #define LPI_ID_BITS   14u   /* 8,192 LPIs: the fewest there can be */
 #define LPI_CONFIG    0xa3u /* priority 0xa0, bit 1 reads as one, enabled */
 #define CONFIG_BYTES  8192u
-#define PENDING_BYTES 65536u /* and as much alignment */
-#define DEVICE_BYTES  65536u
+#define PENDING_BYTES 2048u /* at a multiple of 64 KiB */
+#define TABLE_BYTES   65536u
 #define MAX_DEVICES   64u
 #define EVENT_BITS    6u
 #define COLLECTION    0u
@@ -118,17 +118,17 @@ static void set_table(unsigned reg, uint64_t memory, uint64_t bytes)
     clean(phys_to_linear(memory), bytes);
 }
 
-/* Collections get a page of 64 KiB's room of their own: whatever the page size, it fits. */
+/* Each table has 64 KiB: whatever the page size, it fits. */
 static void set_tables(uint64_t device_table, uint64_t collection_table)
 {
     for (unsigned i = 0; i < 8; i++) {
         unsigned reg = GITS_BASER + 8 * i;
         uint64_t v = read64(its, reg), type = v >> 56 & 7;
         if (type == GITS_BASER_DEVICES) {
-            set_table(reg, device_table, DEVICE_BYTES);
-            devices_max = DEVICE_BYTES / (unsigned)((v >> 48 & 31) + 1);
+            set_table(reg, device_table, TABLE_BYTES);
+            devices_max = TABLE_BYTES / (unsigned)((v >> 48 & 31) + 1);
         } else if (type == GITS_BASER_COLLECTIONS) {
-            set_table(reg, collection_table, DEVICE_BYTES);
+            set_table(reg, collection_table, TABLE_BYTES);
         }
     }
 }
@@ -150,16 +150,17 @@ bool its_init(uint64_t phys, volatile uint8_t *redistributor, uint64_t redistrib
 {
     its = mmio_map(phys, GITS_LENGTH);
     its_phys = phys;
-    /* 64 KiB of alignment, then: pending, devices, collections, configuration, commands */
-    unsigned bytes = 4 * PENDING_BYTES + CONFIG_BYTES + PAGE_SIZE;
-    uint64_t memory = align_up(memory_early_pages(bytes / PAGE_SIZE), PENDING_BYTES);
-    uint64_t config = memory + 3 * PENDING_BYTES;
-    memset(phys_to_linear(memory), 0, 3 * PENDING_BYTES);
+    /* What the alignment costs, then 64 KiB each: pending, commands, configuration; devices;
+     * collections. */
+    unsigned pages = 4 * (TABLE_BYTES / PAGE_SIZE) - 1;
+    uint64_t memory = align_up(memory_early_pages(pages), TABLE_BYTES);
+    uint64_t config = memory + 2 * PAGE_SIZE;
+    memset(phys_to_linear(memory), 0, 3 * TABLE_BYTES);
     memset(phys_to_linear(config), LPI_CONFIG, CONFIG_BYTES);
-    queue = phys_to_linear(config + CONFIG_BYTES);
+    queue = phys_to_linear(memory + PAGE_SIZE);
     if (its && enable_lpis(redistributor, config, memory)) {
         *(volatile uint32_t *)(volatile void *)its = 0;
-        set_tables(memory + PENDING_BYTES, memory + 2 * PENDING_BYTES);
+        set_tables(memory + TABLE_BYTES, memory + 2 * TABLE_BYTES);
         if (start(redistributor_phys, read64(redistributor, GICR_TYPER)))
             return true;
     }
