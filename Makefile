@@ -101,8 +101,11 @@ CFLAGS_asan   := $(OURS) -DSR_FORM_HOST -O1 -fsanitize=address,undefined $(NO_UB
 CFLAGS_tsan   := $(OURS) -DSR_FORM_HOST -O1 -fsanitize=thread $(NO_UB)
 CFLAGS_fuzz   := $(OURS) -DSR_FORM_HOST -O1 -fsanitize=fuzzer-no-link,address,undefined $(NO_UB)
 
-# The UEFI program runs before it is where it was linked for (see there).
-$(BUILD)/x86_64/obj/boot/uefi.o: CFLAGS_x86_64 += -fpie
+# The UEFI program runs before it is where it was linked for, and not every firmware has SSE on.
+UEFI_FLAGS := -fpie -mgeneral-regs-only
+$(call remember,$(BUILD)/x86_64/uefi.flags,$(UEFI_FLAGS))
+$(BUILD)/x86_64/obj/boot/uefi.o: $(BUILD)/x86_64/uefi.flags
+$(BUILD)/x86_64/obj/boot/uefi.o: CFLAGS_x86_64 += $(UEFI_FLAGS)
 
 WARN_x86_64  := $(WARN)
 WARN_aarch64 := $(WARN)
@@ -380,7 +383,8 @@ help: ## this list
 PACKAGES := binutils bzip2 clang clang-format device-tree-compiler fio gcc gcc-aarch64-linux-gnu \
             git iproute2 libc6-dev libclang-rt-14-dev libcmocka-dev libnbd-bin liburing-dev make \
             e2fsprogs linux-image-cloud-amd64 mtools nbdkit ovmf python3 python3-libnbd \
-            python3-pytest qemu-efi-aarch64 qemu-system-arm qemu-system-x86 qemu-utils xz-utils
+            python3-pytest qemu-efi-aarch64 qemu-system-arm qemu-system-x86 qemu-utils u-boot-qemu \
+            xz-utils
 DEPS := $(BUILD)/deps.mk
 $(call remember,$(BUILD)/packages,$(PACKAGES))
 ifneq ($(filter deps disk run test test-long,$(MAKECMDGOALS)),)

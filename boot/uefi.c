@@ -17,7 +17,7 @@
  * must not be there; then we say so and return.
  *
  * Up to the move this file runs where it was not linked for. It is compiled to find everything
- * relative to itself, has no tables of pointers (tools/check/check_position.py), and writes to the
+ * relative to itself, keeps off the vector registers, has no tables of pointers (tools/check/check_position.py), and writes to the
  * stack and the handoff only, so that what is moved is as fresh as the file.
  *
  * Options: strongroom.conf from the directory that the program came from, then the load options

@@ -46,6 +46,8 @@ image_header:
     .long 0x40         /* offset of the PE header */
     pe_header PE_MACHINE_AARCH64
 
+    .section .head.text, "ax"
+
     .balign 2048
 first_vectors:
     .globl image_start

@@ -32,6 +32,7 @@
     .long 0x40
     pe_header PE_MACHINE_X86_64
 
+    .section .head.text, "ax"
     .code32
     .globl pvh_start
     .type pvh_start, @function

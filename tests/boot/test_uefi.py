@@ -18,31 +18,39 @@ SIZE = 16 << 20
 EXPORT = '--export type=nbd,id=e{0},node-name={0},name={0},writable=on\n'
 
 
-FIRMWARE = {'x86_64': ('OVMF/OVMF_CODE_4M.fd', 'OVMF/OVMF_VARS_4M.fd', 'BOOTX64.EFI'),
-            'aarch64': ('AAVMF/AAVMF_CODE.fd', 'AAVMF/AAVMF_VARS.fd', 'BOOTAA64.EFI')}
+PROGRAM = {'x86_64': 'BOOTX64.EFI', 'aarch64': 'BOOTAA64.EFI'}
+EDK2 = {'x86_64': ('OVMF/OVMF_CODE_4M.fd', 'OVMF/OVMF_VARS_4M.fd'), 'aarch64': ('AAVMF/AAVMF_CODE.fd', 'AAVMF/AAVMF_VARS.fd')}
+UBOOT = {'x86_64': 'qemu-x86_64/u-boot.rom', 'aarch64': 'qemu_arm64/u-boot.bin'}
+
+
+def firmware(kind, arch):
+    if kind == 'u-boot':
+        return ['-bios', f'/usr/lib/u-boot/{UBOOT[arch]}']
+    code, variables = (f'/usr/share/{f}' for f in EDK2[arch])
+    return ['-drive', f'if=pflash,unit=0,format=raw,readonly=on,file={code}',
+            '-drive', f'if=pflash,unit=1,format=raw,snapshot=on,file={variables}']
 
 
 class Booted(lib.VM):
-    """A VM that starts from its disks: `boot` (images, tried in this order), then data disks as in lib.VM."""
+    """A VM that starts from its disks: `boot` (images, tried in this order), then data disks as in lib.VM. sata: the former are SATA
+    disks, so that the firmware has used the controller before we do."""
 
-    def __init__(self, boot, disks=(), machine='q35', extra=(), wait=True):
+    def __init__(self, boot, disks=(), machine='q35', extra=(), wait=True, sata=False, kind='edk2'):
         self.dir = d = lib.scratch()
         self.port = lib.free_port()
         arch = lib.arch_of(machine)
-        code, variables, _ = FIRMWARE[arch]
         status = ['-device', 'isa-debug-exit,iobase=0xf4,iosize=4'] if arch == 'x86_64' else \
             ['-semihosting-config', 'enable=on,target=native']
         a = [f'qemu-system-{arch}', '-accel', 'tcg', '-M', machine, '-cpu', 'max', '-smp', '1', '-m', '128', '-nodefaults',
              '-no-user-config', '-display', 'none', '-no-reboot', '-serial', f'file:{d}/console',
-             '-drive', f'if=pflash,unit=0,format=raw,readonly=on,file=/usr/share/{code}',
-             '-drive', f'if=pflash,unit=1,format=raw,snapshot=on,file=/usr/share/{variables}',
+             *firmware(kind, arch),
              '-chardev', f'socket,id=q,path={d}/qmp,server=on,wait=off', '-device', 'virtio-serial-pci',
              '-device', 'virtserialport,chardev=q,name=org.strongroom.qmp', '-device', 'virtio-rng-pci', *status,
              '-chardev', f'socket,id=hq,path={d}/qemu,server=on,wait=off', '-mon', 'chardev=hq,mode=control',
              '-netdev', f'user,id=n,hostfwd=tcp:127.0.0.1:{self.port}-:10809', '-device', 'virtio-net-pci,netdev=n,romfile=']
         for i, f in enumerate(boot):
             a += ['-blockdev', f'driver=file,filename={f},node-name=b{i}', '-device',
-                  f'virtio-blk-pci,drive=b{i},serial=boot{i},bootindex={i}']
+                  (f'ide-hd,bus=ide.{i}' if sata else 'virtio-blk-pci') + f',drive=b{i},serial=boot{i},bootindex={i}']
         for i, f in enumerate(disks):
             a += ['-blockdev', f'driver=file,filename={f},node-name=f{i},discard=unmap', '-device',
                   f'virtio-blk-pci,drive=f{i},serial=d{i}']
@@ -56,7 +64,7 @@ class Booted(lib.VM):
 
 def disk(path, conf=None, size=None, arch='x86_64'):
     """What `make disk` makes, with another strongroom.conf (None: without one)."""
-    files = [f'EFI/BOOT/{FIRMWARE[arch][2]}={lib.BUILD}/{arch}/strongroom.efi']
+    files = [f'EFI/BOOT/{PROGRAM[arch]}={lib.BUILD}/{arch}/strongroom.efi']
     if conf is not None:
         with open(path + '.conf', 'w') as f:
             f.write(conf)
@@ -89,7 +97,7 @@ def test_serves_the_other_disks_and_the_rest_of_its_own(machine, extra, tmp):
         assert rest.get_size() == SIZE
         rest.pwrite(b'7' * 65536, 0)
         rest.flush()
-        if arch == 'x86_64':
+        if machine == 'q35':
             vm.quit()
         else:  # where the button is ACPI's generic event device
             vm.qemu()('system_powerdown')
@@ -98,18 +106,23 @@ def test_serves_the_other_disks_and_the_rest_of_its_own(machine, extra, tmp):
     assert after[:8 << 20] == before and after[8 << 20:(8 << 20) + 65536] == b'7' * 65536
 
 
-@pytest.mark.parametrize('machine', ['q35', 'virt,acpi=off,virtualization=on'])
-def test_default(machine, tmp):
-    """Comments only, or no strongroom.conf at all: all disks are served, with a warning; the power button works."""
-    if machine == 'q35':
-        shutil.copy(f'{lib.BUILD}/x86_64/strongroom-disk.img', f'{tmp}/boot')
+@pytest.mark.parametrize('kind,machine,made', [('edk2', 'q35', True), ('edk2', 'virt,acpi=off', False), ('u-boot', 'q35', False),
+                                               ('u-boot', 'virt,virtualization=on', True)])
+def test_default(kind, machine, made, tmp):
+    """Comments only (the disk as made), or no strongroom.conf: all disks are served, with a warning; the power button works.
+    U-Boot is a UEFI of its own kind: without SSE, and with its stack where our image goes."""
+    arch = lib.arch_of(machine)
+    if made:
+        shutil.copy(f'{lib.BUILD}/{arch}/strongroom-disk.img', f'{tmp}/boot')
     else:
-        disk(f'{tmp}/boot', arch='aarch64')
+        disk(f'{tmp}/boot', arch=arch)
     lib.pattern_image(f'{tmp}/v', SIZE)
-    with Booted([f'{tmp}/boot'], [f'{tmp}/v'], machine) as vm:
+    with Booted([f'{tmp}/boot'], [f'{tmp}/v'], machine, sata=arch == 'x86_64', kind=kind) as vm:
         assert 'warning: no configuration: ' in vm.console() and 'ready: 2 exports' in vm.console()
         run('qemu-img', 'compare', '-U', '-f', 'raw', '-F', 'raw', f'{tmp}/v', vm.uri('d0'))
         run('qemu-img', 'compare', '-U', '-f', 'raw', '-F', 'raw', f'{tmp}/boot', vm.uri('boot0'))
+        if kind == 'u-boot':  # which leaves the PC's power management off; virt has its button for UEFI in ACPI only
+            return vm.quit()
         vm.qemu()('system_powerdown')
         assert vm.status() == 0 and 'off: clean' in vm.console()
 
