@@ -418,6 +418,8 @@ class StorageVM(threading.Thread):
             r['last'] = num
         elif request == SET_VRING_CALL:
             r['call'] = handles[0] if handles else None
+            if r['on']:
+                self.process(sibling, q & 0xff, always=True)
         elif request == SET_VRING_KICK:
             r['on'], r['vector'] = True, handles[0] if handles else None
             self.process(sibling, q & 0xff)

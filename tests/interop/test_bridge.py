@@ -265,3 +265,23 @@ def test_call_while_it_runs(tmp):
         f.submit()
         until('the entry', lambda: f.indexes() == (12, 12))
         vm.check()
+
+
+def test_vector_masked_and_unmasked(tmp):
+    """QEMU with KVM goes to and fro between two eventfds: that uses up nothing."""
+    with Bridge(tmp, ('a',)) as b, StorageVM(b) as vm:
+        f = FrontEnd(b, 'a').connect()
+        f.realize()
+        f.start()
+        masked = os.eventfd(0, os.EFD_NONBLOCK)
+        for i in range(50):
+            if i == 25:
+                b.kill_worker()
+            f.tell(SET_VRING_CALL, struct.pack('<Q', 0), [masked])
+            f.submit()
+            until('the masked one', lambda: f.indexes() == (2 * i + 1, 2 * i + 1))
+            f.tell(SET_VRING_CALL, struct.pack('<Q', 0), [f.call[0]])
+            f.io()
+        assert os.eventfd_read(masked) > 25
+        assert len(vm.device[0].peers) == 2
+        vm.check()

@@ -210,6 +210,11 @@ static void co_order(void *arg)
     for (unsigned i = 0; i < 4; i++)
         assert_int_equal(co_guest_used(r), 4 * i);
     assert_int_equal(g->interrupts, interrupts + 1); /* one for all */
+    le64 index = {{0}};
+    uint64_t call = (1 + g->at.number) << 16;
+    co_guest_send(g, VHOST_USER_SET_VRING_CALL, 0, &index, sizeof(index), &call, 1);
+    co_turns(20);
+    assert_int_equal(g->interrupts, interrupts + 2); /* nobody looks at the old one */
     co_teardown();
 }
 

@@ -23,6 +23,12 @@
 /* ------------------------------------------------------------------------------------------------
  * Coming and going */
 
+static void drop_calls(struct sibling *s, unsigned n)
+{
+    keep_drop(key_of(s, KEY_CALL + 2 * n));
+    keep_drop(key_of(s, KEY_CALL + 2 * n + 1));
+}
+
 /* Adds the steps that forget a connection; the record follows. */
 static void forget(struct sibling *s)
 {
@@ -33,7 +39,7 @@ static void forget(struct sibling *s)
     for (unsigned n = 0; n < BRIDGE_QUEUES; n++) {
         struct queue *q = &st->queue[n];
         keep_drop(key_of(s, KEY_KICK + n));
-        keep_drop(key_of(s, KEY_CALL + n));
+        drop_calls(s, n);
         *q = (struct queue){.bell_ready = q->bell_ready};
     }
     st->view = was_told ? STALE : UNTOLD;
@@ -161,9 +167,10 @@ static bool live(const struct sibling *s)
 static void stop_ring(struct sibling *s, unsigned n)
 {
     struct queue *q = &s->st.queue[n];
-    q->started = q->kick_ready = q->call_ready = false;
+    q->started = q->kick_ready = q->silent = false;
+    q->call[0].ready = q->call[1].ready = false;
     keep_drop(key_of(s, KEY_KICK + n));
-    keep_drop(key_of(s, KEY_CALL + n));
+    drop_calls(s, n);
 }
 
 /* Begins a commit with an answer to the sibling. */

@@ -53,7 +53,8 @@ void ivshmem_accept(struct sibling *s)
     st->next_vector = 1;
     st->next_peer = FIRST_PEER;
     for (unsigned q = 0; q < BRIDGE_QUEUES; q++) {
-        st->queue[q].kick_ready = st->queue[q].call_ready = st->queue[q].bell_ready = false;
+        struct queue *of = &st->queue[q];
+        of->kick_ready = of->bell_ready = of->call[0].ready = of->call[1].ready = false;
     }
     keep_begin();
     keep_accept(key_of(s, KEY_IVSHMEM_LISTEN), key_of(s, KEY_IVSHMEM));
@@ -152,12 +153,13 @@ static enum progress call_by_bell(struct sibling *s, unsigned n)
     struct queue *q = &s->st.queue[n];
     if (!have_bell(s, n))
         return BLOCKED;
-    q->peer = (uint16_t)(BELL + n);
-    q->call_ready = true;
+    struct call *c = &q->call[q->current];
+    c->peer = (uint16_t)(BELL + n);
+    c->ready = true;
     if (q->bell_ready)
         keep_begin();
     else
-        send_number(s, q->peer, key_of(s, KEY_BELL + n));
+        send_number(s, c->peer, key_of(s, KEY_BELL + n));
     q->bell_ready = true;
     return sent(s);
 }
@@ -165,16 +167,16 @@ static enum progress call_by_bell(struct sibling *s, unsigned n)
 enum progress ivshmem_call(struct sibling *s, unsigned n)
 {
     struct state *st = &s->st;
-    struct queue *q = &st->queue[n];
-    uint32_t key = key_of(s, KEY_CALL + n);
-    if (held[key] < 0 || q->call_ready)
-        return held[key] < 0 ? IDLE : settled(s, held[key]);
+    struct call *c = &st->queue[n].call[st->queue[n].current];
+    int fd = call_fd(s, n);
+    if (fd < 0 || c->ready)
+        return fd < 0 ? IDLE : settled(s, fd);
     if (!device_ready(s))
         return BLOCKED;
     if (st->next_peer - FIRST_PEER >= config.direct)
         return call_by_bell(s, n);
-    q->call_ready = true;
-    q->peer = st->next_peer++;
-    send_number(s, q->peer, key);
+    c->ready = true;
+    c->peer = st->next_peer++;
+    send_number(s, c->peer, call_key(s, n));
     return sent(s);
 }

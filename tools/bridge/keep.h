@@ -22,12 +22,12 @@ enum key_of_sibling {
     KEY_IVSHMEM_LISTEN,
     KEY_IVSHMEM, /* the storage VM's device */
     KEY_VHOST_LISTEN,
-    KEY_VHOST,   /* the sibling */
-    KEY_BACKEND, /* its socket for our requests */
-    KEY_WAKE,    /* eventfd behind vector 0 */
-    KEY_KICK,    /* newest of each queue */
-    KEY_CALL = KEY_KICK + BRIDGE_QUEUES,
-    KEY_BELL = KEY_CALL + BRIDGE_QUEUES, /* eventfd of each queue that the storage VM rings */
+    KEY_VHOST,                               /* the sibling */
+    KEY_BACKEND,                             /* its socket for our requests */
+    KEY_WAKE,                                /* eventfd behind vector 0 */
+    KEY_KICK,                                /* newest of each queue */
+    KEY_CALL = KEY_KICK + BRIDGE_QUEUES,     /* the two newest of each queue: see call_key */
+    KEY_BELL = KEY_CALL + 2 * BRIDGE_QUEUES, /* eventfd of each queue that the storage VM rings */
     KEYS_EACH = KEY_BELL + BRIDGE_QUEUES,
 };
 #define KEY(sibling, key) ((sibling)*KEYS_EACH + (key))

@@ -10,10 +10,11 @@
  */
 #include "worker.h"
 
-#include <limits.h>
+#include <linux/kcmp.h>
 #include <stdio.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 enum { PASSES = 1, QUEUE = 2, NEEDS_FDS = 4, MAY_FD = 8 };
@@ -240,20 +241,48 @@ static void record_vring(struct queue *q, const struct message *m)
     }
 }
 
-/* A new descriptor for kick or call: told to the storage VM when the ring runs. */
+/* One and the same eventfd, though received twice? */
+static bool is_same(int fd, int other)
+{
+    pid_t me = getpid();
+    return other >= 0 && syscall(SYS_kcmp, me, me, KCMP_FILE, fd, other) == 0;
+}
+
+/* A kick is told to the storage VM when it comes: it starts the ring. */
+static void record_kick(struct sibling *s, struct message *m, unsigned n)
+{
+    struct queue *q = &s->st.queue[n];
+    *(m->fds ? &m->take : &m->drop) = key_of(s, KEY_KICK + n);
+    q->kick_ready = false;
+    q->started = true;
+    s->st.todo = TODO_CALL | TODO_KICK;
+}
+
+/* A call is told with the start of its ring, or if that runs. */
+static void record_call(struct sibling *s, struct message *m, unsigned n)
+{
+    struct queue *q = &s->st.queue[n];
+    s->st.todo = q->started ? TODO_CALL : 0;
+    q->silent = !m->fds;
+    if (q->silent || is_same(m->fd[0], held[call_key(s, n)]))
+        return;
+    q->current = !q->current;
+    if (is_same(m->fd[0], held[call_key(s, n)]))
+        return;
+    q->call[q->current].ready = false;
+    m->take = call_key(s, n);
+}
+
 static const char *record_eventfd(struct sibling *s, struct message *m)
 {
     unsigned n = (unsigned)queue_of(m);
-    struct queue *q = &s->st.queue[n];
-    bool kick = m->request == VHOST_USER_SET_VRING_KICK;
-    uint32_t key = key_of(s, (kick ? KEY_KICK : KEY_CALL) + n);
     if (m->fds && !is_eventfd(m->fd[0]))
         return "a ring's descriptor that is no eventfd";
-    *(m->fds ? &m->take : &m->drop) = key;
-    *(kick ? &q->kick_ready : &q->call_ready) = false;
-    q->started |= kick;
-    s->st.todo = kick ? TODO_CALL | TODO_KICK : q->started ? TODO_CALL : 0;
     s->st.todo_queue = (uint8_t)n;
+    if (m->request == VHOST_USER_SET_VRING_KICK)
+        record_kick(s, m, n);
+    else
+        record_call(s, m, n);
     return NULL;
 }
 

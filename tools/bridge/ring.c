@@ -154,8 +154,8 @@ static bool begin_queue(struct sibling *s, unsigned n, unsigned piece)
     else if (piece == AT_ADDR && q->has & HAS_ADDR)
         begin_addr(s, n, q);
     else if (piece == AT_CALL && q->started)
-        begin_eventfd(s, VHOST_USER_SET_VRING_CALL, n, fd_of(s, KEY_CALL + n),
-                      (uint64_t)q->peer << 16);
+        begin_eventfd(s, VHOST_USER_SET_VRING_CALL, n, call_fd(s, n),
+                      (uint64_t)q->call[q->current].peer << 16);
     else if (piece == AT_KICK && q->started)
         begin_eventfd(s, VHOST_USER_SET_VRING_KICK, n, fd_of(s, KEY_KICK + n), q->vector);
     else if (piece == AT_ENABLE && q->has & HAS_ENABLE)

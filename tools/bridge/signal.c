@@ -50,7 +50,7 @@ void signal_kick(struct sibling *s, unsigned n)
 
 void signal_bell(struct sibling *s, unsigned n)
 {
-    if (take(fd_of(s, KEY_BELL + n)) && !give(fd_of(s, KEY_CALL + n)))
+    if (take(fd_of(s, KEY_BELL + n)) && !give(call_fd(s, n)))
         front_closed(s, "a call that cannot be written");
 }
 
@@ -69,8 +69,8 @@ void signal_all(struct sibling *s)
         const struct queue *q = &s->st.queue[n];
         signal_watch(s, n);
         wake |= by_wake(s, n);
-        if (q->call_ready && q->peer && fd_of(s, KEY_BELL + n) >= 0)
-            give(fd_of(s, KEY_CALL + n));
+        if (q->call[q->current].ready && fd_of(s, KEY_BELL + n) >= 0)
+            give(call_fd(s, n));
     }
     if (wake)
         give(fd_of(s, KEY_WAKE));

@@ -44,11 +44,17 @@ enum { /* queue.has */
 struct queue {
     uint32_t num, base, addr_flags;
     uint64_t desc, used, avail, log; /* addresses in the sibling's QEMU */
-    uint16_t vector, peer;           /* what kick and call are to the storage VM, if ready */
+    uint16_t vector;                 /* what the kick is to the storage VM, if ready */
     uint8_t has;
-    bool enabled, started;       /* started: from SET_VRING_KICK to GET_VRING_BASE */
-    bool kick_ready, call_ready; /* the ivshmem device has it */
-    bool bell_ready;             /* the device has the queue's KEY_BELL */
+    bool enabled, started; /* started: from SET_VRING_KICK to GET_VRING_BASE */
+    bool kick_ready;       /* the ivshmem device has it */
+    struct call {          /* the two newest: QEMU goes to and fro when a vector is masked */
+        uint16_t peer;     /* what it is to the storage VM, if ready */
+        bool ready;
+    } call[2];
+    uint8_t current; /* of them */
+    bool silent;     /* there is no call */
+    bool bell_ready; /* the device has the queue's KEY_BELL */
 };
 
 enum { TODO_CALL = 1, TODO_KICK = 2 };
@@ -119,6 +125,14 @@ static inline uint32_t key_of(const struct sibling *s, unsigned key)
 static inline int fd_of(const struct sibling *s, unsigned key)
 {
     return held[KEY(s->number, key)];
+}
+static inline uint32_t call_key(const struct sibling *s, unsigned q)
+{
+    return KEY(s->number, KEY_CALL + 2 * q + s->st.queue[q].current);
+}
+static inline int call_fd(const struct sibling *s, unsigned q)
+{
+    return s->st.queue[q].silent ? -1 : held[call_key(s, q)];
 }
 static inline bool in_session(const struct sibling *s)
 {

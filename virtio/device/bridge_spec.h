@@ -29,7 +29,8 @@
  * register, peer << 16 | vector; SET_MEM_TABLE, one for each region, 0: the file that BAR2 shows,
  * BRIDGE_ELSEWHERE: out of reach. No handle: there was none (poll; do not signal). Vector 0 is the
  * wake vector: it means any ring of that sibling, at any time. ERR is never passed on. CALL comes
- * only with the start of a ring, just before KICK, or while it runs. A request that wants an answer
+ * only with the start of a ring, just before KICK, or while it runs; then the storage VM raises the
+ * new interrupt once, since nobody may look at the old one any more. A request that wants an answer
  * (all GET_..., and what has NEED_REPLY) gets one, with the same tag; the bridge does not wait for
  * ever (it answers GET_VRING_BASE with the used index itself, and closes the sibling's connection
  * for others): an answer with another tag than the request that it waits for is dropped.

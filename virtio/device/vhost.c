@@ -301,6 +301,7 @@ static int set_vring_kick(struct vhost *v, const struct vhost_message *m, uint8_
     return 0;
 }
 
+/* While the ring runs: the front end may just have looked at the old one for the last time. */
 static int set_vring_call(struct vhost *v, const struct vhost_message *m, uint8_t *out)
 {
     (void)out;
@@ -309,6 +310,8 @@ static int set_vring_call(struct vhost *v, const struct vhost_message *m, uint8_
         return SR_EINVAL;
     v->ring[index].signal = m->handles;
     v->ring[index].call = m->handles ? (uint32_t)m->handle[0] : 0;
+    if (v->ring[index].kicked && !v->replaying)
+        interrupt(&v->disk, index);
     return 0;
 }
 
