@@ -23,7 +23,7 @@ static const char help[] =
     "messages, never data.\n"
     "\n"
     "  --relay PATH    socket for the storage VM's console port org.strongroom.bridge\n"
-    "  --sibling       one guest: its name; the socket of its vhost-user-blk-pci; the socket of\n"
+    "  --sibling       one guest's disk: its name; the socket of its vhost-user-blk-pci; the socket of\n"
     "                  the storage VM's ivshmem-doorbell device for it; the file that is its\n"
     "                  memory (made if missing) and the size of that (k, M, G)\n"
     "  --direct N      starts of a queue, per sibling, that get an interrupt path of their own;\n"
@@ -153,12 +153,12 @@ static void read_sibling(char *text)
     config.siblings++;
 }
 
+/* Memory may be shared: by the disks of one guest. */
 static void check_twins(const struct sibling_config *a, const struct sibling_config *b)
 {
     if (strcmp(a->name, b->name) == 0)
         die("--sibling: two are named '%s'", a->name);
-    if (strcmp(a->memory, b->memory) == 0 || strcmp(a->vhost, b->vhost) == 0 ||
-        strcmp(a->ivshmem, b->ivshmem) == 0)
+    if (strcmp(a->vhost, b->vhost) == 0 || strcmp(a->ivshmem, b->ivshmem) == 0)
         die("--sibling: '%s' and '%s' share a path", a->name, b->name);
 }
 
