@@ -140,6 +140,12 @@ def test_bad_configuration(tmp):
         assert 'error: --frobnicate' in vm.console() and 'ready' not in vm.console()
 
 
+def test_bad_configuration_on_arm(tmp):
+    wrong = disk(f'{tmp}/wrong', '--frobnicate on', arch='aarch64')
+    with Booted([wrong], machine='virt', kind='u-boot', wait=False) as vm:
+        assert vm.status() == 3 and 'error: --frobnicate' in vm.console()
+
+
 def test_disk_is_the_same_every_time(tmp):
     disk(f'{tmp}/1', '--x')
     time.sleep(2.1)  # as long as FAT's clock takes to tick
