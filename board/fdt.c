@@ -26,6 +26,7 @@
 #include "kernel/log.h"
 
 #define MAX_DEPTH 16
+#define MAX_PROPS 24  /* that are kept; of more, libfdt is asked */
 #define KEY_POWER 116 /* linux,code: input-event-codes.h */
 
 struct level {
@@ -35,11 +36,20 @@ struct level {
     bool enabled;
 };
 
+struct property {
+    const char *name;
+    const void *value;
+    int len;
+};
+
 struct reader {
     struct machine *m;
     const void *fdt;
     int node; /* the current one; level[depth] is its own */
     int depth;
+    struct property property[MAX_PROPS]; /* of the current node */
+    unsigned properties;
+    bool more; /* than fit */
     struct level level[MAX_DEPTH];
     uint32_t gic, button_gpio; /* handles of the tree */
     unsigned gic_cells, gic_address_cells;
@@ -64,10 +74,36 @@ static void complain(const struct reader *r, const char *why)
     log_line("fdt", "%.40s left out: %s", node_name(r), why);
 }
 
+/* libfdt walks a node for each name that it is asked for; this does it once. */
+static void load_properties(struct reader *r)
+{
+    int at;
+    r->properties = 0;
+    fdt_for_each_property_offset(at, r->fdt, r->node)
+    {
+        struct property *p = &r->property[r->properties];
+        if (r->properties == MAX_PROPS)
+            break;
+        p->value = fdt_getprop_by_offset(r->fdt, at, &p->name, &p->len);
+        r->properties += p->value != NULL;
+    }
+    r->more = at >= 0;
+}
+
+static const void *find_property(const struct reader *r, int node, const char *name, int *len)
+{
+    for (unsigned i = 0; i < r->properties && node == r->node; i++)
+        if (!strcmp(r->property[i].name, name)) {
+            *len = r->property[i].len;
+            return r->property[i].value;
+        }
+    return node != r->node || r->more ? fdt_getprop(r->fdt, node, name, len) : NULL;
+}
+
 static struct cells node_cells(const struct reader *r, int node, const char *name)
 {
-    int len;
-    const void *p = fdt_getprop(r->fdt, node, name, &len);
+    int len = 0;
+    const void *p = find_property(r, node, name, &len);
     return (struct cells){p, p ? (size_t)len : 0};
 }
 
@@ -520,8 +556,9 @@ static bool read_by_place(struct reader *r)
 static void enter(struct reader *r)
 {
     struct level *l = &r->level[r->depth];
-    const char *status = text(r, r->node, "status");
     uint64_t address = 2, size = 1, parent = 0;
+    load_properties(r);
+    const char *status = text(r, r->node, "status");
     if (r->depth)
         parent = l[-1].interrupt_parent;
     number(r, r->node, "#address-cells", &address);
