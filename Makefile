@@ -314,7 +314,7 @@ PROGRAMS := $(IMAGES) $(FW_ARCHES:%=$(BUILD)/%/strongroom.lst) \
 RUN_TESTS := $(PYTHON) tools/check/run_tests.py --build $(BUILD) --fuzz-runs $(FUZZ_RUNS)
 
 .PHONY: all firmware disk host asan libs unit tsan fuzz sim sim-long test test-long check \
-        bench bench-check run size deps reference format clean help
+        bench bench-check bench-sibling run size deps reference format clean help
 
 all: $(PROGRAMS) ## the firmware and the host form (the default)
 firmware: $(IMAGES) ## the firmware only
@@ -356,6 +356,9 @@ check: $(PROGRAMS) ## style, include directions, stack frames, sizes, registered
 
 bench: all ## every figure we quote, into build/bench.json
 	$(Q)$(PYTHON) bench/run.py
+
+bench-sibling: deps all ## disks for siblings beside QEMU's own and qemu-storage-daemon's
+	$(Q)$(PYTHON) bench/sibling.py
 
 bench-check: all ## instruction counts against bench/expected.json
 	$(Q)$(PYTHON) bench/run.py --check

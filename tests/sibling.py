@@ -126,9 +126,9 @@ class Bridge:
 
 
 class Sibling:
-    """A guest; its disk is vda (after those in `extra`)."""
+    """A guest; its disk is vda: ours, or what the words of `disk` say (then only the bridge's names and memory matter)."""
 
-    def __init__(self, bridge, name, smp=1, queues=1, wait=True, extra=(), kernel_given=True):
+    def __init__(self, bridge, name, smp=1, queues=1, wait=True, extra=(), kernel_given=True, disk=None):
         self.dir = lib.scratch()
         d, b = self.dir, bridge.dir
         listener = socket.socket(socket.AF_UNIX)
@@ -141,8 +141,8 @@ class Sibling:
             '-nodefaults', '-no-user-config', '-display', 'none', '-serial', f'file:{d}/console',
             '-chardev', f'socket,id=line,path={d}/line', '-serial', 'chardev:line',
             '-chardev', f'socket,id=q,path={d}/qmp,server=on,wait=off', '-mon', 'chardev=q,mode=control',
-            '-chardev', f'socket,id=c,path={b}/{name}.vhost,reconnect=1',
-            '-device', f'vhost-user-blk-pci,chardev=c,num-queues={queues}', *extra]
+            *(disk or ('-chardev', f'socket,id=c,path={b}/{name}.vhost,reconnect=1',
+                       '-device', f'vhost-user-blk-pci,chardev=c,num-queues={queues}')), *extra]
         if kernel_given:
             self.words += ['-kernel', kernel()[0], '-initrd', initramfs(),
                            '-append', 'console=ttyS0 quiet panic=-1 tsc=reliable random.trust_cpu=on rdinit=/init']

@@ -6,6 +6,8 @@
  *     size DEV | cache DEV [through|back] | verify DEV SEED MIB | trim DEV
  *     load DEV THREADS     verified random I/O until:   stop
  *     write DEV SEED KIB | check DEV SEED KIB           the beginning of the disk
+ *     bench DEV read|write BYTES DEPTH COUNT PIECES
+ *                          COUNT random requests of so many pieces of memory: "ok SECONDS"
  *     mount DEV DIR | files DIR COUNT | umount DIR      (ext4)
  *     run PROGRAM WORDS...                              its status
  *     reboot | off
@@ -14,6 +16,7 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/aio_abi.h>
 #include <linux/fs.h>
 #include <pthread.h>
 #include <stdarg.h>
@@ -22,10 +25,12 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/reboot.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/uio.h>
 #include <sys/wait.h>
 #include <termios.h>
 #include <time.h>
@@ -199,6 +204,99 @@ static void stop(void)
     say("%s done %lu wrong %lu longest %.0f ms", bad ? "bad" : "ok", done, bad, longest * 1000);
 }
 
+/* ---- Measuring ---- */
+
+#define MAX_DEPTH 128
+static struct {
+    int fd, writing;
+    size_t bytes;
+    unsigned pieces;
+    uint64_t size, state;
+    struct iocb io[MAX_DEPTH];
+    struct iovec vec[MAX_DEPTH][256];
+} bench;
+
+/* One piece: memory that is contiguous for the device, too (a huge page). Several: each in a page of its
+ * own, in no order. */
+static void lay_out(struct iovec *v, uint8_t *buf)
+{
+    size_t piece = bench.bytes / bench.pieces;
+    for (unsigned i = 0; i < bench.pieces; i++) {
+        size_t page = bench.pieces > 1 ? 2 * (i * 7 % bench.pieces) : 0;
+        v[i] = (struct iovec){buf + page * piece, piece};
+    }
+}
+
+static void aim(struct iocb *io, unsigned slot)
+{
+    uint64_t s = bench.state;
+    s ^= s << 13;
+    s ^= s >> 7;
+    s ^= s << 17;
+    bench.state = s;
+    *io = (struct iocb){.aio_data = slot,
+                        .aio_fildes = (uint32_t)bench.fd,
+                        .aio_lio_opcode = bench.writing ? IOCB_CMD_PWRITEV : IOCB_CMD_PREADV,
+                        .aio_buf = (uint64_t)(uintptr_t)bench.vec[slot],
+                        .aio_nbytes = bench.pieces,
+                        .aio_offset = (int64_t)(s % (bench.size / bench.bytes) * bench.bytes)};
+}
+
+/* `depth` on their way; what has ended is replaced, all at once. */
+static int go_on(aio_context_t ctx, unsigned depth, unsigned long count)
+{
+    struct iocb *list[MAX_DEPTH];
+    struct io_event done[MAX_DEPTH];
+    unsigned long sent = 0, ended = 0;
+    unsigned fresh = depth, slot[MAX_DEPTH];
+    for (unsigned i = 0; i < depth; i++)
+        slot[i] = i;
+    while (ended < count) {
+        unsigned n = 0;
+        for (; n < fresh && sent < count; n++, sent++) {
+            aim(&bench.io[slot[n]], slot[n]);
+            list[n] = &bench.io[slot[n]];
+        }
+        if (n && syscall(SYS_io_submit, ctx, (long)n, list) != (long)n)
+            return 1;
+        long got = syscall(SYS_io_getevents, ctx, 1L, (long)depth, done, NULL);
+        for (long i = 0; i < got; i++) {
+            if (done[i].res != (int64_t)bench.bytes)
+                return 1;
+            slot[i] = (unsigned)done[i].data;
+        }
+        fresh = (unsigned)got;
+        ended += (unsigned long)got;
+    }
+    return 0;
+}
+
+static void run_bench(char **word)
+{
+    unsigned depth = (unsigned)atoi(word[4]);
+    aio_context_t ctx = 0;
+    bench.writing = word[2][0] == 'w';
+    bench.bytes = strtoull(word[3], 0, 0);
+    bench.pieces = (unsigned)atoi(word[6]);
+    bench.state = 88172645463325252ull;
+    bench.fd = open_dev(word[1], O_RDWR);
+    ioctl(bench.fd, BLKGETSIZE64, &bench.size);
+    size_t room = bench.bytes * (bench.pieces > 1 ? 2 : 1);
+    size_t all = (depth * room + (2u << 20) - 1) & ~((size_t)(2u << 20) - 1);
+    uint8_t *buf = aligned_alloc(2u << 20, all);
+    madvise(buf, all, bench.pieces > 1 ? MADV_NOHUGEPAGE : MADV_HUGEPAGE);
+    memset(buf, 1, all);
+    for (unsigned i = 0; i < depth; i++)
+        lay_out(bench.vec[i], buf + i * room);
+    int bad = depth > MAX_DEPTH || syscall(SYS_io_setup, (long)depth, &ctx);
+    double from = now();
+    bad = bad || go_on(ctx, depth, strtoul(word[5], 0, 0));
+    say("%s %.6f", bad ? "bad" : "ok", now() - from);
+    syscall(SYS_io_destroy, ctx);
+    close(bench.fd);
+    free(buf);
+}
+
 /* ---- Files and the rest ---- */
 
 static void files(const char *dir, unsigned count)
@@ -289,6 +387,8 @@ static void command(unsigned n, char **w)
         load(a, seed);
     else if (!strcmp(c, "stop"))
         stop();
+    else if (!strcmp(c, "bench") && n == 7)
+        run_bench(w);
     else if (!strcmp(c, "mount")) {
         char path[64];
         snprintf(path, sizeof(path), "/dev/%s", a);
