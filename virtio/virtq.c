@@ -95,12 +95,19 @@ static void queue_arm(struct poller *p)
 }
 
 /* Sleep is over. One queue also looks for what else the device may have to say. */
+__attribute__((noinline)) static void disarm_and_look(struct virtq *q)
+{
+    virtq_disarm(q);
+    virtio_events(q->dev);
+}
+
 static void queue_disarm(struct poller *p)
 {
     struct virtq *q = virtq_of_poller(p);
-    virtq_disarm(q);
     if (q->dev->events_queue == q)
-        virtio_events(q->dev);
+        disarm_and_look(q);
+    else
+        virtq_disarm(q);
 }
 
 /* The hook of a loop is added on that loop, with its first queue; hooks stay for ever. */
