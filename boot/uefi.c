@@ -2,7 +2,7 @@
 /*
  * The image as a UEFI program: a boot loader that carries its own kernel.
  *
- * The file is the linked image, byte for byte, with a PE header in its first page (pe.h). The
+ * The file is the linked image, byte for byte, with a PE header in its first page (pe.inc). The
  * firmware loads it anywhere and calls uefi_main. That asks the firmware for everything that only
  * the firmware knows, ends boot services, and has the image moved to the address it is linked for:
  *
@@ -14,11 +14,13 @@
  *
  * The copy in between is there because until boot services end the image's own place may hold the
  * firmware's data, its page tables, or the loaded image. Memory that the firmware keeps for good
- * must not be there; then we say so and return.
+ * must not be there; then we say so and return. On aarch64 the image has no such place: it is
+ * entered where the copy is.
  *
  * Up to the move this file runs where it was not linked for. It is compiled to find everything
- * relative to itself, keeps off the vector registers, has no tables of pointers (tools/check/check_position.py), and writes to the
- * stack and the handoff only, so that what is moved is as fresh as the file.
+ * relative to itself, has no tables of pointers (tools/check/check_position.py), keeps off the
+ * vector registers, which not every firmware has switched on, and writes to the stack and the
+ * handoff only, so that what is moved is as fresh as the file.
  *
  * Options: strongroom.conf from the directory that the program came from, then the load options
  * (of a boot entry or a shell). A file that is there and cannot be used ends the start: its absence
@@ -301,8 +303,8 @@ static const char *take_memory(struct uefi *u)
 {
     uint64_t target = uefi_target.base, size = uefi_target.end - target, at = uefi_target.reach - 1;
     uint64_t pages = handoff_pages();
-    u->target_taken =
-        !u->bs->allocate_pages(EFI_ALLOCATE_ADDRESS, EFI_LOADER_DATA, pages_of(size), &target);
+    u->target_taken = size && !u->bs->allocate_pages(EFI_ALLOCATE_ADDRESS, EFI_LOADER_DATA,
+                                                     pages_of(size), &target);
     if (u->bs->allocate_pages(EFI_ALLOCATE_MAX_ADDRESS, EFI_LOADER_CODE, pages, &at))
         return "no memory to start from";
     u->h = (struct uefi_handoff *)(uintptr_t)at;
@@ -311,7 +313,7 @@ static const char *take_memory(struct uefi *u)
         return "no memory to start from but where the image is linked for";
     memset(u->h, 0, sizeof(*u->h));
     memcpy(u->h->image, __image_start, image_bytes());
-    memcpy(u->h->code, uefi_move, MIN((size_t)(uefi_move_end - uefi_move), UEFI_CODE_MAX));
+    memcpy(u->h->code, uefi_move, (size_t)(uefi_move_end - uefi_move)); /* linker.ld: it fits */
     return NULL;
 }
 
