@@ -308,6 +308,7 @@ def bench_mem(_):
 def bench_size(_):
     report('size.file', 'firmware', 'q35', '-', os.path.getsize(guest.FIRMWARE) / 1e3, 'kB', peer='linux-vm', peer_value=19840,
            target='800')
+    report('size.file.virt', 'firmware', 'virt', '-', os.path.getsize(guest.FIRMWARE_ARM) / 1e3, 'kB', target='800')
 
 
 def bench_open(_):
