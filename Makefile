@@ -78,13 +78,15 @@ NOT_LINUX   := -U__linux__ -U__linux -Ulinux -U__gnu_linux__ -U__unix__ -U__unix
 COMMON := -std=gnu17 -g -ffunction-sections -fdata-sections
 OURS   := $(COMMON) -I. $(LIBINC) $(LIBDEF) -D_GNU_SOURCE -DSR_VERSION='"$(VERSION)"'
 MACHINE_x86_64  := -mno-red-zone -mcmodel=small
+TUNE_x86_64     := -falign-loops=1 -falign-jumps=1# padding inside of functions: 25 kB
 # Unaligned accesses are fine in normal memory, and no C runs before the MMU is on. (No -mstrict-align:
 # it makes zstd twice as large.) Padding of functions and loops would be a tenth of the image.
 MACHINE_aarch64 := -mno-outline-atomics -falign-functions=8 -falign-loops=4
 
 # $(call firmware,ARCH): -D__DYNAMIC_REENT__ makes errno and stdio ask __getreent(), one per core.
-firmware = $(call NEWLIB_INC,$1) $(NOT_LINUX) -D__DYNAMIC_REENT__ $(MACHINE_$1) -O2 -fno-pic \
-           -fno-pie -fno-stack-protector -fstack-usage -DSR_FORM_FW -DSR_ARCH_$(shell echo $1 | tr a-z A-Z)
+firmware = $(call NEWLIB_INC,$1) $(NOT_LINUX) -D__DYNAMIC_REENT__ $(MACHINE_$1) $(TUNE_$1) \
+           -O2 -fno-pic -fno-pie -fno-stack-protector -fstack-usage -DSR_FORM_FW \
+           -DSR_ARCH_$(shell echo $1 | tr a-z A-Z)
 NO_UB   := -fno-sanitize-recover=all -fno-omit-frame-pointer
 
 CC_x86_64  := gcc
