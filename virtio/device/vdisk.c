@@ -213,11 +213,11 @@ static void finish(struct vdisk_request *r, uint8_t status)
 {
     struct vdisk_queue *q = r->q;
     struct vdisk *d = q->disk;
-    struct iov in = vchain_in(&r->chain);
+    const struct seg *last = &r->chain.seg[r->chain.nout + r->chain.nin - 1];
     if (!q->silent)
-        iov_copy_in(in, in.len - 1, &status, 1);
+        ((uint8_t *)last->base)[last->len - 1] = status;
     *slot(q, r->index) =
-        (struct vdisk_slot){.id = r->chain.id, .done = true, .written = (uint32_t)in.len};
+        (struct vdisk_slot){.id = r->chain.id, .done = true, .written = (uint32_t)r->chain.in_len};
     queue_push(&d->free, &r->link);
     d->running--;
     mark(q);

@@ -88,21 +88,53 @@ static struct piece packed_piece(const struct vring_packed_desc *d)
     return (struct piece){le64_get(d->addr), le32_get(d->len), write};
 }
 
-static int add(struct vring *r, struct vchain *c, struct piece p)
+/* A chain in the making. It stays in registers; pieces mostly lie in the window of the one before. */
+struct gather {
+    struct seg *next, *end;
+    const struct vwindow *window;
+    unsigned nout;
+    size_t out_len, in_len;
+};
+
+static inline struct gather gather_begin(const struct vring *r, struct vchain *c)
 {
-    if (c->nout + c->nin == VCHAIN_MAX || !p.len || (c->nin && !p.write))
-        return broken(r);
-    void *at = vmemory_at(r->memory, p.addr, p.len);
-    if (!at)
-        return broken(r);
-    c->seg[c->nout + c->nin] = (struct seg){at, p.len};
-    if (p.write) {
-        c->nin++;
-        c->in_len += p.len;
-    } else {
-        c->nout++;
-        c->out_len += p.len;
+    return (struct gather){.next = c->seg, .end = c->seg + VCHAIN_MAX, .window = r->memory->window};
+}
+
+static inline void *near(const struct vring *r, struct gather *g, struct piece p)
+{
+    uint64_t off = p.addr - g->window->base;
+    if (likely(r->memory->count && range_ok(off, p.len, g->window->len)))
+        return g->window->at + off;
+    for (unsigned i = 0; i < r->memory->count; i++) {
+        g->window = &r->memory->window[i];
+        if (p.addr >= g->window->base && range_ok(p.addr - g->window->base, p.len, g->window->len))
+            return g->window->at + (p.addr - g->window->base);
     }
+    return NULL;
+}
+
+static inline bool add(const struct vring *r, struct gather *g, struct piece p)
+{
+    void *at = near(r, g, p);
+    if (unlikely(!at || !p.len || g->next == g->end || (g->in_len && !p.write)))
+        return false;
+    *g->next++ = (struct seg){at, p.len};
+    if (p.write) {
+        g->in_len += p.len;
+    } else {
+        g->nout++;
+        g->out_len += p.len;
+    }
+    return true;
+}
+
+static inline int gathered(const struct gather *g, struct vchain *c)
+{
+    c->nout = g->nout;
+    c->nin = (unsigned)(g->next - c->seg) - g->nout;
+    c->out_len = g->out_len;
+    c->in_len = g->in_len;
     return 0;
 }
 
@@ -125,17 +157,16 @@ struct table {
 /* Follows the links of one table. */
 static int walk(struct vring *r, struct vchain *c, struct table t, unsigned at)
 {
+    struct gather g = gather_begin(r, c);
     for (unsigned n = 0; n < t.size; n++) {
         if (at >= t.size)
             return broken(r);
         struct vring_desc d = t.desc[at];
-        if (le16_get(d.flags) & VRING_DESC_INDIRECT)
+        unsigned flags = le16_get(d.flags);
+        if (unlikely(flags & VRING_DESC_INDIRECT) || unlikely(!add(r, &g, piece_of(&d))))
             return broken(r);
-        int rc = add(r, c, piece_of(&d));
-        if (rc)
-            return rc;
-        if (!(le16_get(d.flags) & VRING_DESC_NEXT))
-            return 0;
+        if (!(flags & VRING_DESC_NEXT))
+            return gathered(&g, c);
         at = le16_get(d.next);
     }
     return broken(r); /* a circle */
@@ -192,25 +223,28 @@ static int packed_table(struct vring *r, struct vchain *c, const struct vring_pa
     const struct vring_packed_desc *t = table_at(r, packed_piece(d), &size);
     if (!t)
         return broken(r);
-    int rc = 0;
-    for (unsigned i = 0; !rc && i < size; i++) {
+    struct gather g = gather_begin(r, c);
+    for (unsigned i = 0; i < size; i++) {
         struct vring_packed_desc copy = t[i];
-        rc = add(r, c, packed_piece(&copy));
+        if (!add(r, &g, packed_piece(&copy)))
+            return broken(r);
     }
-    return rc;
+    return gathered(&g, c);
 }
 
 /* From d, the copy of the first, to one without NEXT, as far as descriptors may be ours. */
 static int packed_list(struct vring *r, struct vchain *c, struct vring_packed_desc d)
 {
+    struct gather g = gather_begin(r, c);
     uint16_t most = (uint16_t)(r->size - (uint16_t)(r->avail_idx - r->used_idx));
     for (c->id.count = 1; c->id.count <= most; c->id.count++) {
         if (le16_get(d.flags) & VRING_DESC_INDIRECT)
             return broken(r);
-        int rc = add(r, c, packed_piece(&d));
-        if (rc || !(le16_get(d.flags) & VRING_DESC_NEXT)) {
+        if (!add(r, &g, packed_piece(&d)))
+            return broken(r);
+        if (!(le16_get(d.flags) & VRING_DESC_NEXT)) {
             c->id.id = le16_get(d.id); /* 2.8.6: that of the last */
-            return rc;
+            return gathered(&g, c);
         }
         d = r->ring[(r->avail_idx + c->id.count) & (r->size - 1)];
     }
@@ -254,8 +288,6 @@ int vring_pop(struct vring *r, struct vchain *c)
 {
     if (r->broken)
         return SR_EIO;
-    c->nout = c->nin = 0;
-    c->out_len = c->in_len = 0;
     return r->packed ? pop_packed(r, c) : pop_split(r, c);
 }
 
