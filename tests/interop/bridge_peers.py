@@ -97,13 +97,13 @@ def vring_offset(q):
 class Bridge:
     """build/bridge. siblings: names; their paths are in dir."""
 
-    def __init__(self, dir, siblings=('a', 'b'), size='1M', *words, wait=True):
+    def __init__(self, dir, siblings=('a', 'b'), size='1M', *words, wait=True, stderr=None):
         self.dir, self.siblings = dir, siblings
         a = [BRIDGE, '--relay', f'{dir}/relay']
         for n in siblings:
             a += ['--sibling', f'name={n},vhost={dir}/{n}.vhost,ivshmem={dir}/{n}.iv,memory={dir}/{n}.ram,size={size}']
         self.err = open(f'{dir}/bridge.err', 'w+')
-        self.proc = subprocess.Popen([*a, *words], stdin=subprocess.DEVNULL, stderr=self.err)
+        self.proc = subprocess.Popen([*a, *words], stdin=subprocess.DEVNULL, stderr=stderr or self.err)
         if wait:
             until('the bridge to be ready', lambda: self.proc.poll() is not None or 'ready:' in self.log())
             assert self.proc.poll() is None, self.log()

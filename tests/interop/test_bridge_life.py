@@ -212,6 +212,53 @@ def test_worker_killed_at_the_seams(tmp):
             vm.check()
 
 
+@pytest.mark.parametrize('closed_end', [False, True])
+def test_nobody_reads_the_log(tmp, closed_end):
+    """stderr is a full pipe, or one without a reader: lines are lost, nothing else."""
+    r, w = os.pipe()
+    os.set_blocking(w, False)
+    try:
+        while os.write(w, bytes(4096)):
+            pass
+    except BlockingIOError:
+        pass
+    os.set_blocking(w, True)
+    if closed_end:
+        os.close(r)
+    with Bridge(tmp, stderr=w, wait=False) as b:
+        vm = StorageVM(b)
+        f = FrontEnd(b, 'a').connect()
+        f.realize()
+        f.start()
+        worker = b.worker()
+        b.kill_worker()
+        f.io()
+        vm.kill()
+        vm = StorageVM(b)
+        f.io()
+        assert b.worker() != worker and b.proc.poll() is None
+        vm.kill()
+
+
+def test_storage_vm_changes_while_nobody_looks(tmp):
+    """The end of the old one and the coming of the new one are seen at once."""
+    with Bridge(tmp) as b:
+        vm = StorageVM(b)
+        f = FrontEnd(b, 'a').connect()
+        f.realize()
+        f.start()
+        for i in range(3):
+            f.io()
+            worker = b.worker()
+            os.kill(worker, signal.SIGSTOP)
+            vm.kill()
+            threading.Timer(.1, os.kill, (worker, signal.SIGKILL if i % 2 else signal.SIGCONT)).start()
+            vm = StorageVM(b)
+            f.io()
+        vm.check()
+        vm.kill()
+
+
 VM = '''
 import os, sys, time
 open(sys.argv[1], "a").write(f"{os.getpid()} ")

@@ -384,6 +384,7 @@ int keeper_run(int storage_vm)
     sigaddset(&set, SIGTERM);
     sigaddset(&set, SIGINT);
     sigprocmask(SIG_BLOCK, &set, NULL);
+    signal(SIGPIPE, SIG_IGN); /* of a log that nobody reads */
     open_everything();
     int signals = signalfd(-1, &set, SFD_CLOEXEC);
     sandbox_keeper();

@@ -4,6 +4,7 @@
 
 #include <ctype.h>
 #include <errno.h>
+#include <poll.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -46,8 +47,9 @@ void say(const char *fmt, ...)
     line[n++] = '\n';
     char all[sizeof(line) + 8] = "bridge: ";
     memcpy(all + 8, line, (size_t)n);
-    if (write(STDERR_FILENO, all, (size_t)n + 8) < 0)
-        return; /* nowhere to say so */
+    struct pollfd p = {.fd = STDERR_FILENO, .events = POLLOUT};
+    if (poll(&p, 1, 0) != 1 || write(STDERR_FILENO, all, (size_t)n + 8) < 0)
+        return; /* who reads too slowly misses lines, and holds up nobody */
 }
 
 noreturn void die(const char *fmt, ...)

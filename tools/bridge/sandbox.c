@@ -4,9 +4,9 @@
  * new privileges. Anything else kills the process at once; for the worker that is one more death
  * that the keeper repairs.
  *
- * The worker opens nothing, connects nowhere and starts nothing: it works on the descriptors that
- * it is handed, reads links in /proc/self/fd (is this an eventfd?), and cannot map memory that
- * could run. A filter is inherited, so the keeper's list contains the worker's.
+ * The worker opens nothing, connects nowhere, starts nothing and maps nothing: it works on the
+ * descriptors that it is handed, and reads links in /proc/self/fd (is this an eventfd?). A filter is
+ * inherited, so the keeper's list contains the worker's.
  */
 #include "bridge.h"
 
@@ -16,52 +16,36 @@
 #include <linux/seccomp.h>
 #include <signal.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/time.h>
 #include <unistd.h>
 
+/* clang-format off */
 #if defined(__x86_64__)
-#define ARCH AUDIT_ARCH_X86_64
+#define ARCH      AUDIT_ARCH_X86_64
+#define UNLINK    SYS_unlink
+#define OLD_CALLS SYS_poll, SYS_readlink, SYS_epoll_wait, /* only there */
 #elif defined(__aarch64__)
-#define ARCH AUDIT_ARCH_AARCH64
+#define ARCH      AUDIT_ARCH_AARCH64
+#define UNLINK    SYS_unlinkat
+#define OLD_CALLS
 #else
 #error "which architecture?"
 #endif
 
-/* clang-format off */
 #define OF_WORKER                                                                                  \
-    SYS_read, SYS_write, SYS_pread64, SYS_close, SYS_sendmsg, SYS_recvmsg, SYS_recvfrom,           \
+    OLD_CALLS SYS_read, SYS_write, SYS_pread64, SYS_close, SYS_sendmsg, SYS_recvmsg, SYS_recvfrom, \
     SYS_setsockopt, SYS_ioctl, SYS_fcntl, SYS_newfstatat, SYS_fstat, SYS_readlinkat, SYS_kcmp,     \
-    SYS_eventfd2, SYS_epoll_create1, SYS_epoll_ctl, SYS_epoll_pwait, SYS_setitimer,                \
+    SYS_eventfd2, SYS_epoll_create1, SYS_epoll_ctl, SYS_epoll_pwait, SYS_ppoll, SYS_setitimer,     \
     SYS_clock_gettime, SYS_exit_group, SYS_rt_sigreturn, SYS_rt_sigaction, SYS_getpid
-static const int of_worker[] = {OF_WORKER,
-#ifdef SYS_readlink
-    SYS_readlink,
-#endif
-#ifdef SYS_epoll_wait
-    SYS_epoll_wait,
-#endif
-};
+static const int of_worker[] = {OF_WORKER};
 
 static const int of_keeper[] = {OF_WORKER,
     SYS_socket, SYS_bind, SYS_listen, SYS_accept4, SYS_connect, SYS_socketpair, SYS_shutdown,
-    SYS_unlinkat, SYS_clone, SYS_wait4, SYS_kill, SYS_ppoll, SYS_getppid, SYS_prctl, SYS_seccomp,
+    UNLINK, SYS_clone, SYS_wait4, SYS_kill, SYS_getppid, SYS_prctl, SYS_seccomp,
     SYS_rt_sigprocmask, SYS_nanosleep, SYS_clock_nanosleep, SYS_set_robust_list, SYS_gettid,
     SYS_restart_syscall, SYS_exit, SYS_rseq, SYS_brk,
-#ifdef SYS_unlink
-    SYS_unlink,
-#endif
-#ifdef SYS_poll
-    SYS_poll,
-#endif
-#ifdef SYS_readlink
-    SYS_readlink,
-#endif
-#ifdef SYS_epoll_wait
-    SYS_epoll_wait,
-#endif
 };
 /* clang-format on */
 

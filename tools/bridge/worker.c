@@ -67,9 +67,13 @@ void sibling_say(struct sibling *s, const char *fmt, ...)
 /* ------------------------------------------------------------------------------------------------
  * Events */
 
+/* An event names its key and how often that has changed hands: what was closed, and is another's
+ * now, may still have one in the batch that is being worked on. */
+static uint32_t hands[KEYS];
+
 void watch(uint32_t key, uint32_t events)
 {
-    struct epoll_event e = {.events = events, .data.u32 = key};
+    struct epoll_event e = {.events = events, .data.u64 = (uint64_t)hands[key] << 32 | key};
     if (!events)
         epoll_ctl(poller, EPOLL_CTL_DEL, held[key], NULL);
     else if (epoll_ctl(poller, EPOLL_CTL_MOD, held[key], &e) < 0)
@@ -79,6 +83,7 @@ void watch(uint32_t key, uint32_t events)
 /* keep.h: what is held under `key` is another descriptor now. Those of rings: see signal.c. */
 void held_changed(uint32_t key)
 {
+    hands[key]++;
     switch (key < KEY_RELAY_LISTEN ? key % KEYS_EACH : key) {
     case KEY_IVSHMEM_LISTEN:
     case KEY_VHOST_LISTEN:
@@ -142,12 +147,6 @@ static void socket_event(struct sibling *s, unsigned key, uint32_t events)
 
 static void event(uint32_t key, uint32_t events)
 {
-    if (held[key] < 0)
-        return; /* closed by an event before this one */
-    if (key >= KEY_RELAY_LISTEN) {
-        relay_event(key, events);
-        return;
-    }
     struct sibling *s = &sibling[key / KEYS_EACH];
     unsigned k = key % KEYS_EACH;
     if (k >= KEY_BELL)
@@ -238,8 +237,15 @@ bool worker_turn(bool more)
 {
     struct epoll_event e[64];
     int n = epoll_wait(poller, e, LEN(e), more ? 0 : patience());
-    for (int i = 0; i < n; i++)
-        event(e[i].data.u32, e[i].events);
+    for (int pass = 0; pass < 2; pass++) /* a session's end comes before the next one's devices */
+        for (int i = 0; i < n; i++) {
+            uint32_t key = (uint32_t)e[i].data.u64;
+            bool valid = held[key] >= 0 && hands[key] == e[i].data.u64 >> 32;
+            if (valid && pass == 0 && key >= KEY_RELAY_LISTEN)
+                relay_event(key, e[i].events);
+            else if (valid && pass == 1 && key < KEY_RELAY_LISTEN)
+                event(key, e[i].events);
+        }
     return work();
 }
 
