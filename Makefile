@@ -13,7 +13,7 @@
 #
 # To add a file, name it in the room.mk of its folder:
 #   SRC_ALL     in every form               SRC_FW      in the firmware, on every architecture
-#   SRC_HOST    in the host forms           SRC_x86_64  in the firmware of that architecture
+#   SRC_HOST    in the host forms           SRC_x86_64, SRC_aarch64  in the firmware of one
 #   MAIN_HOST   those of SRC_HOST that hold main(); tests and fuzzers bring their own
 #   SRC_BRIDGE  the sources of the host program build/bridge
 # tests/unit/test_X.c and tests/fuzz/fuzz_X.c need no line at all: each becomes a program.

@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * Coroutine switch, procedure call standard for the Arm 64-bit architecture (AAPCS64); firmware and
- * host form.
+ * Coroutine switch, procedure call standard for the Arm 64-bit architecture (AAPCS64).
  *
  * A stack that is not running looks like this, lowest address first; its handle points at x29:
  *
