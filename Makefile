@@ -316,7 +316,7 @@ PROGRAMS := $(IMAGES) $(FW_ARCHES:%=$(BUILD)/%/strongroom.lst) \
 RUN_TESTS := $(PYTHON) tools/check/run_tests.py --build $(BUILD) --fuzz-runs $(FUZZ_RUNS)
 
 .PHONY: all firmware disk host asan libs unit tsan fuzz sim sim-long test test-long check \
-        bench bench-check bench-sibling run size deps reference format clean help
+        bench bench-check bench-sibling run run-sibling size deps reference format clean help
 
 all: $(PROGRAMS) ## the firmware and the host form (the default)
 firmware: $(IMAGES) ## the firmware only
@@ -368,6 +368,9 @@ bench-check: all ## instruction counts against bench/expected.json
 run: deps all ## boot the firmware in QEMU (ARCH=aarch64: on an Arm machine)
 	$(Q)ARCH=$(ARCH) sh tools/run.sh
 
+run-sibling: deps all ## a Linux guest whose disk the firmware serves (IMAGE=my.qcow2)
+	$(Q)$(PYTHON) tools/run_sibling.py
+
 size: all ## bytes of text, data and bss per folder, and of every pool
 	$(Q)$(PYTHON) tools/size.py $(BUILD)
 
@@ -385,7 +388,7 @@ help: ## this list
 
 # Packages of the host, by name. The stamp is an empty makefile: make remakes what it includes
 # before anything else, then reads everything again, so compilers are there before they are asked.
-PACKAGES := binutils bzip2 clang clang-format device-tree-compiler fio gcc gcc-aarch64-linux-gnu \
+PACKAGES := binutils busybox-static bzip2 clang clang-format device-tree-compiler fio gcc gcc-aarch64-linux-gnu \
             git iproute2 libc6-dev libclang-rt-14-dev libcmocka-dev libnbd-bin liburing-dev make \
             e2fsprogs linux-image-cloud-amd64 mtools nbdkit ovmf python3 python3-libnbd \
             python3-pytest qemu-efi-aarch64 qemu-system-arm qemu-system-x86 qemu-utils u-boot-qemu \
