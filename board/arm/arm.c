@@ -27,7 +27,8 @@
 
 #include <string.h>
 
-#define TREE_HEADER 8u         /* of which the second word is the length */
+#define TIMER_IRQ   27u /* the virtual timer's on every machine that follows the BSA (DEN 0094) */
+#define TREE_HEADER 8u  /* of which the second word is the length */
 #define TREE_MAX    (2u << 20) /* Linux, Documentation/arm64/booting.rst */
 
 struct machine arm_machine;
@@ -114,7 +115,7 @@ NORETURN void board_start(const struct boot_info *info)
         tables_read(m, info->rsdp);
     console_init(m->pl011);
     gic_init(&m->gic);
-    clock_init(m->timer_irq);
+    clock_init(m->timer_irq ? m->timer_irq : TIMER_IRQ);
     psci_init(m->psci);
     button_init(m);
     if (m->fw_cfg)

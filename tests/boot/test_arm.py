@@ -125,6 +125,7 @@ BAD_TREES = {
     'circle': (r'(intc@8000000 \{)', r'\1 interrupt-parent = <0x8003>;', None, 'd0'),
     'aliases': (r'stdout-path = ".*?"', r'stdout-path = "me"; }; aliases { me = "me"', None, 'd0'),
     'messages': (r'(v2m@8020000 \{.*?reg = )<.*?>', r'\1<0x00>', 'v2m@8020000 left out: bad address', 'm0'),
+    'timer': (r'(timer \{.*?interrupts = )<.*?>', r'\1<0x01 0x0d 0x04>', 'timer left out: no interrupt for the virtual timer', 'd0'),
     'key': (r'linux,code = <0x74>', 'linux,code = "power"', None, 'd0'),
 }
 
@@ -138,13 +139,33 @@ def tree(tmp_path_factory):
                           timeout=lib.PATIENCE).stdout
 
 
+def spoil(tree, pattern, text, path):
+    bad, n = re.subn(pattern, text, tree, count=1, flags=re.S)
+    assert n == 1
+    subprocess.run(['dtc', '-q', '-f', '-I', 'dts', '-O', 'dtb', '-o', path], input=bad, check=True, text=True,
+                   timeout=lib.PATIENCE)
+
+
+def test_without_a_console(tree, tmp):
+    spoil(tree, r'(pl011@9000000 \{.*?reg = )<.*?>', r'\1<0x00 0x9000000>', f'{tmp}/bad.dtb')
+
+    def answers():
+        try:
+            return vm.connect('d0')
+        except lib.nbd.Error:
+            return None
+    with VM(writable(('virtio-blk', 'd0')), [raw_disk(f'{tmp}/d')], machine='virt', extra=['-dtb', f'{tmp}/bad.dtb'],
+            wait=False) as vm:
+        assert vm.wait('the server', answers).get_size() == 16 << 20
+        assert vm.console() == ''
+        vm.qemu()('system_powerdown')
+        assert vm.status() == 0
+
+
 @pytest.mark.parametrize('what', BAD_TREES)
 def test_bad_tree(what, tree, tmp):
     pattern, text, line, serves = BAD_TREES[what]
-    bad, n = re.subn(pattern, text, tree, count=1, flags=re.S)
-    assert n == 1
-    subprocess.run(['dtc', '-q', '-f', '-I', 'dts', '-O', 'dtb', '-o', f'{tmp}/bad.dtb'], input=bad, check=True, text=True,
-                   timeout=lib.PATIENCE)
+    spoil(tree, pattern, text, f'{tmp}/bad.dtb')
     disks = [raw_disk(f'{tmp}/{n}') for n in 'dm']
     extra = ['-dtb', f'{tmp}/bad.dtb', '-blockdev', f'driver=file,node-name=m,filename={disks[1]}',
              '-device', 'virtio-blk-device,drive=m,serial=m0']
