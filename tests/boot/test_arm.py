@@ -173,3 +173,6 @@ def test_bad_tree(what, tree, tmp):
     with VM(writable(('virtio-blk', serves)), disks[:1], machine='virt', bus=bus, extra=extra) as vm:
         assert not line or line in vm.console(), vm.console()
         served(vm, serves)
+        if what != 'key':  # asked for by a timer, when nothing else happens
+            vm.qemu()('system_powerdown')
+            assert vm.status() == 0 and 'off: clean' in vm.console()
