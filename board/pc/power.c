@@ -15,6 +15,7 @@
 
 enum { DEBUG_EXIT_PORT = 0xf4, KEYBOARD_PORT = 0x64, KEYBOARD_RESET = 0xfe };
 enum { PM1_POWER_BUTTON = 1 << 8, PM1_SLEEP_ENABLE = 1 << 13, PM1_SLEEP_TYPE = 10 };
+#define S5_READS 200000u
 enum { SLEEP_ENABLE = 1 << 5, SLEEP_TYPE = 2 }; /* sleep control register */
 enum { GED_POWER_DOWN = 1 << 1 };
 
@@ -30,6 +31,8 @@ static void write_register(const struct acpi_register *r, volatile uint8_t *mapp
         *mapped = v;
 }
 
+/* Does not return at once: a chip set takes its time, and a reset that overtook it would win. Port
+ * reads take about a microsecond each, whatever the processor's speed. */
 static void enter_s5(void)
 {
     if (!pc_acpi.s5)
@@ -45,6 +48,8 @@ static void enter_s5(void)
     if (pc_acpi.pm1b_cnt)
         outw(pc_acpi.pm1b_cnt,
              (uint16_t)((unsigned)pc_acpi.s5_b << PM1_SLEEP_TYPE | PM1_SLEEP_ENABLE));
+    for (unsigned i = 0; i < S5_READS; i++)
+        inb(KEYBOARD_PORT);
 }
 
 static void reset(void)
@@ -61,8 +66,6 @@ NORETURN void board_exit(enum board_exit how)
     if (how != BOARD_EXIT_CLEAN)
         outb(DEBUG_EXIT_PORT, (uint8_t)how);
     enter_s5();
-    for (volatile unsigned i = 0; i < 1000; i++)
-        ; /* a real chip set takes its time */
     reset();
     for (;;)
         __asm__ volatile("cli; hlt");
