@@ -129,7 +129,11 @@ class Served:
             time.sleep(.004)
 
     def ready(self):
-        self.wait('the ready line', lambda: re.search(r'ready: \d+ exports\n', self.console()))
+        try:
+            self.wait('the ready line', lambda: re.search(r'ready: \d+ exports\n', self.console()))
+        except AssertionError:
+            self.kill()  # the caller may not hold us yet
+            raise
         return self
 
     def status(self, timeout=PATIENCE):
