@@ -69,6 +69,8 @@ def test_the_storage_vm_dies_under_load(tmp):
             for i in range(3):
                 s.do('load', 'vda', 4)
                 time.sleep(.5)
+                if i == 1:  # or is switched off, and asked for nothing more
+                    vm.quit()
                 vm.kill()
                 vm = VM(words, disk, extra=b.of_storage_vm())
                 vm.wait('the sibling', lambda: 'sibling a: here still' in vm.console())
