@@ -31,9 +31,10 @@
  * wake vector: it means any ring of that sibling, at any time. ERR is never passed on. CALL comes
  * only with the start of a ring, just before KICK, or while it runs; then the storage VM raises the
  * new interrupt once, since nobody may look at the old one any more. A request that wants an answer
- * (all GET_..., and what has NEED_REPLY) gets one, with the same tag; the bridge does not wait for
- * ever (it answers GET_VRING_BASE with the used index itself, and closes the sibling's connection
- * for others): an answer with another tag than the request that it waits for is dropped.
+ * (all GET_..., and what has NEED_REPLY) gets one, with the same tag. The bridge does not wait for
+ * ever: it answers GET_VRING_BASE with the used index itself, acknowledges what it has recorded, and
+ * closes the sibling's connection for the rest. Then follow DISCONNECTED and, for a sibling that is
+ * still there, CONNECTED with a replay. An answer with an old tag is dropped.
  *
  * BACKEND, from the storage VM: a message of the back end to the sibling (a changed configuration),
  * without NEED_REPLY. Dropped when the sibling gave no socket for it.
