@@ -145,7 +145,7 @@ class Sibling:
                        '-device', f'vhost-user-blk-pci,chardev=c,num-queues={queues}')), *extra]
         if kernel_given:
             self.words += ['-kernel', kernel()[0], '-initrd', initramfs(),
-                           '-append', 'console=ttyS0 quiet panic=-1 tsc=reliable random.trust_cpu=on rdinit=/init']
+                           '-append', 'console=ttyS0 quiet panic=-1 no_timer_check tsc=reliable random.trust_cpu=on rdinit=/init']
         self.proc = subprocess.Popen(self.words, stdin=subprocess.DEVNULL, stderr=open(f'{d}/err', 'w'))
         self.line, _ = listener.accept()
         listener.close()
