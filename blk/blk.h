@@ -183,6 +183,7 @@ struct blk_driver {
     size_t state_size;
     bool filter;   /* passes data of its file through unchanged */
     bool protocol; /* has no child below: a disk, a file */
+    bool owner;    /* has metadata in its files: nobody else may write to them */
     /* opts: decoded `options`, valid until co_open returns. Attach children by co_child_open; set
      * size, limits, flags; on failure leave nothing behind but attached children (the core detaches
      * them). */
@@ -244,6 +245,9 @@ int co_child_open_volume(struct node *parent, const char *role, const char *name
  * that no cycle can be made: nobody can name the parent yet. */
 int child_attach(struct node *parent, const char *role, struct node *n, bool writable,
                  struct child **out, struct error *err);
+/* The parent is going to write through this edge, which is not known when it is made. SR_EPERM: another
+ * parent does not share the node. */
+int child_allow_writes(struct child *c, struct error *err);
 void co_child_detach(struct child *c);
 /* The driver says that its size changed (live resize); parents that pass size through follow,
  * exports are told. Loop 0; does not yield, so also in the midst of requests. */
@@ -274,6 +278,8 @@ struct origin {
     unsigned close_depth;              /* drains that hold it closed */
     unsigned busy;                     /* loops whose gate was told to close and is not idle yet */
     void (*resized)(struct origin *o); /* root's size changed; NULL */
+    bool
+        exported; /* set before it is opened: its requests are strangers', so nobody else may own the node */
 };
 /* Attach to a node as the start of requests. */
 int origin_open(struct origin *o, struct node *n, bool writable, struct error *err);

@@ -142,6 +142,7 @@ static int co_add(const struct schema_union *u, struct error *err)
     struct export *e = export_new(type_find(u->tag), b);
     if (!e)
         return error_set(err, SR_ENOMEM, "%s", sr_strerror(SR_ENOMEM));
+    e->origin.exported = true;
     r = origin_open(&e->origin, n, b->writable, err);
     if (r) {
         export_free(e);

@@ -19,4 +19,7 @@ int node_check_limits(struct node *n, struct error *err);
 /* origin.c: without waiting, for an edge that is made or cut while its node is quiesced. */
 void node_quiesce(struct node *n);
 void node_unquiesce(struct node *n);
+
+/* node.c: an edge as it would be: is there anybody with whom it cannot be? SR_EPERM. */
+int node_may_attach(const struct child *c, struct error *err);
 #endif

@@ -213,6 +213,65 @@ void co_node_unref(struct node *n)
         co_node_close(n);
 }
 
+/* ---- who may write ---- */
+
+/* What has metadata in a node is its only writer. What has none (raw, filters) passes on what is asked
+ * of it: the owner of it owns what is below, too. A backing file is only read. Who opens a node for work of ours
+ * (a check, a job) knows what it does. */
+static bool owns(const struct child *c)
+{
+    return c->parent && c->parent->drv->owner && strcmp(c->role, "backing") != 0;
+}
+
+static const struct child *owner_of(const struct node *n, const struct child *but)
+{
+    list_for_each (c, &n->parents, struct child, peer) {
+        const struct child *o = owns(c) && c != but ? c : NULL;
+        if (!o && c != but && c->parent && c == c->parent->file)
+            o = owner_of(c->parent, but);
+        if (o)
+            return o;
+    }
+    return NULL;
+}
+
+static const struct child *writer_of(const struct node *n, const struct child *but)
+{
+    const struct child *from = NULL;
+    for (; n; from = n->drv->owner ? NULL : n->file, n = from ? from->node : NULL)
+        list_for_each (c, &n->parents, struct child, peer)
+            if (c->writable && c != from && c != but && (c->parent || c->origin->exported))
+                return c;
+    return NULL;
+}
+
+static const char *user(const struct child *c, char *buf, size_t size)
+{
+    if (!c->parent)
+        return "an unnamed block device";
+    snprintf(buf, size, "node '%s'", c->parent->name);
+    return buf;
+}
+
+int node_may_attach(const struct child *c, struct error *err)
+{
+    char a[80], b[80];
+    bool writes = c->writable && (c->parent || c->origin->exported);
+    const struct child *owner = writes ? owner_of(c->node, c) : NULL;
+    const struct child *writer = !owner && owns(c) ? writer_of(c->node, c) : NULL;
+    if (!owner && !writer)
+        return 0;
+    owner = owner ? owner : c;
+    writer = writer ? writer : c;
+    return error_set(
+        err, SR_EPERM,
+        "Permission conflict on node '%s': permissions 'write' are both required by %s "
+        "(uses node '%s' as '%s' child) and unshared by %s (uses node '%s' as '%s' "
+        "child).",
+        c->node->name, user(writer, a, sizeof(a)), writer->node->name, writer->role,
+        user(owner, b, sizeof(b)), owner->node->name, owner->role);
+}
+
 /* ---- edges ---- */
 
 int child_attach(struct node *parent, const char *role, struct node *n, bool writable,
@@ -228,6 +287,11 @@ int child_attach(struct node *parent, const char *role, struct node *n, bool wri
     if (!c)
         return error_set(err, SR_ENOMEM, "%s", sr_strerror(SR_ENOMEM));
     *c = (struct child){.node = n, .parent = parent, .role = role, .writable = writable};
+    int r = node_may_attach(c, err);
+    if (r) {
+        sr_free(c);
+        return r;
+    }
     if (list_empty(&parent->children))
         parent->limits = n->limits;
     list_append(&parent->children, &c->sibling);
@@ -242,6 +306,14 @@ int child_attach(struct node *parent, const char *role, struct node *n, bool wri
         node_quiesce(parent);
     *out = c;
     return 0;
+}
+
+int child_allow_writes(struct child *c, struct error *err)
+{
+    c->writable = true;
+    int r = node_may_attach(c, err);
+    c->writable = !r;
+    return r;
 }
 
 void co_child_detach(struct child *c)

@@ -21,6 +21,7 @@
  * The control loop only waits; whoever is in flight is on its way out, for the requests of an origin
  * never wait for a gate.
  */
+#include "blk/graph.h"
 #include "blk/io.h"
 
 /* Aligned like what it lists: the end of a walk takes the head for an origin. */
@@ -110,6 +111,11 @@ int origin_open(struct origin *o, struct node *n, bool writable, struct error *e
     if (!c)
         return error_set(err, SR_ENOMEM, "%s", sr_strerror(SR_ENOMEM));
     *c = (struct child){.node = n, .role = "root", .writable = writable, .origin = o};
+    int r = node_may_attach(c, err);
+    if (r) {
+        sr_free(c);
+        return r;
+    }
     list_init(&c->sibling);
     list_append(&n->parents, &c->peer);
     n->refs++;

@@ -80,11 +80,11 @@ static int co_raw_open(struct node *n, const void *opts, struct error *err)
     raw_limits(n, o->offset);
     /* Whether anybody will write is not known yet; a read-only file is no error before. */
     n->read_only |= n->file->node->read_only;
-    n->file->writable = !n->read_only;
+    r = n->read_only ? 0 : child_allow_writes(n->file, err);
     n->write_flags = BLK_FUA | BLK_WRITE_UNCHANGED | (n->file->node->write_flags & BLK_SETTLED);
     n->zero_flags =
         BLK_FUA | BLK_MAY_UNMAP | BLK_NO_FALLBACK | (n->file->node->zero_flags & BLK_SETTLED);
-    return 0;
+    return r;
 }
 
 static inline uint64_t below(const struct node *n, uint64_t off)

@@ -184,10 +184,12 @@ static int co_decide_writing(struct node *n, struct qcow2_image *img, struct err
                              "qcow2: Image is corrupt; cannot be opened read/write");
         n->read_only = true;
     }
-    n->file->writable = !n->read_only;
-    if (n->read_only || !(img->incompatible & QCOW2_INCOMPAT_DIRTY))
+    if (n->read_only)
         return 0;
-    int r = co_qcow2_repair_open(n->file, err);
+    int r = child_allow_writes(n->file, err);
+    if (r || !(img->incompatible & QCOW2_INCOMPAT_DIRTY))
+        return r;
+    r = co_qcow2_repair_open(n->file, err);
     return r ? r : co_read_header(n, img, err);
 }
 
@@ -196,11 +198,13 @@ static int co_open_for_writing(struct node *n, struct qcow2_image *img, struct e
     struct qcow2 *s = n->state;
     if (s->external && s->data->node->read_only)
         n->read_only = true;
-    n->file->writable = !n->read_only;
-    s->data->writable = !n->read_only;
+    n->file->writable &= !n->read_only;
     s->not_in_place = ~0ull;
     if (n->read_only)
         return 0;
+    int r = s->external ? child_allow_writes(s->data, err) : 0;
+    if (r)
+        return r;
     n->write_flags = BLK_FUA | BLK_SETTLED | BLK_COMPRESSED | BLK_WRITE_UNCHANGED;
     n->zero_flags = BLK_FUA | BLK_SETTLED | BLK_MAY_UNMAP | BLK_NO_FALLBACK;
     return co_writer_open(s, img, err);
@@ -326,6 +330,7 @@ const struct blk_driver blk_qcow2 = {
     .name = "qcow2",
     .options = &qcow2_type,
     .state_size = sizeof(struct qcow2),
+    .owner = true,
     .co_open = co_qcow2_open,
     .co_close = co_qcow2_close,
     .co_preadv = co_qcow2_preadv,

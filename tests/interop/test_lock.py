@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Two programs, one image: whoever comes second is told, and the image is as it was. Ours and QEMU's see each other's locks."""
+"""Two who write one image: whoever comes second is told, and the image is as it was. Ours and QEMU's programs see each other's locks, and
+within one program nobody writes below a format but the format."""
 import os
 import signal
 import subprocess
@@ -76,4 +77,34 @@ def test_qemu_has_it(image, tmp):
         qsd.send_signal(signal.SIGKILL)
         qsd.wait()
     with Host(*words(image)) as s:  # a lock ends with its process
+        s.quit()
+
+
+FILE = 'driver=file,node-name=f0,filename='
+CONFLICT = "Permission conflict on node 'f0': permissions 'write' are both required by "
+
+
+@pytest.mark.parametrize('more', [
+    ['--blockdev', 'driver=qcow2,node-name=w,file=f0'],
+    ['--blockdev', 'driver=raw,node-name=w,file=f0'],
+    ['--blockdev', 'driver=raw,node-name=r,file=f0,read-only=on', '--export', 'type=nbd,id=e,node-name=f0,name=e,writable=on'],
+    ['--export', 'type=nbd,id=e,node-name=f0,name=e,writable=on'],
+])
+def test_one_owner(image, more, tmp):
+    p = run(HOST, '--nbd-server', f'addr.type=unix,addr.path={tmp}/s', '--blockdev', FILE + image, '--blockdev', 'driver=qcow2,node-name=v,file=f0', *more, check=False, timeout=10)
+    assert p.returncode == 3 and CONFLICT in p.stdout, p.stdout
+
+
+def test_owner_comes_last(image):
+    p = run(HOST, '--blockdev', FILE + image, '--blockdev', 'driver=raw,node-name=r,file=f0', '--blockdev', 'driver=qcow2,node-name=v,file=f0,read-only=on',
+            check=False, timeout=10)
+    assert p.returncode == 3 and CONFLICT + "node 'r'" in p.stdout, p.stdout
+    p = run(HOST, '--blockdev', FILE + image, '--blockdev', 'driver=raw,node-name=r,file=f0', '--blockdev', 'driver=raw,node-name=x,file=f0',
+            '--blockdev', 'driver=qcow2,node-name=v,file=r', check=False, timeout=10)
+    assert p.returncode == 3 and "required by node 'x' (uses node 'f0' as 'file' child) and unshared by node 'v'" in p.stdout, p.stdout
+
+
+def test_readers_beside_the_owner(image):
+    with Host('--blockdev', FILE + image, '--blockdev', 'driver=qcow2,node-name=v,file=f0', '--blockdev', 'driver=raw,node-name=r,file=f0,read-only=on',
+              '--export', 'type=nbd,id=v,node-name=v,name=v,writable=on', '--export', 'type=nbd,id=r,node-name=r,name=r') as s:
         s.quit()
