@@ -29,7 +29,8 @@ static const char nbd_usage[] =
     "  -p, --port=PORT        ... and port (10809)\n"
     "  -x, --export-name=NAME name of the export (the empty one)\n"
     "  -e, --shared=N         clients at a time (100)\n"
-    "  -t, --persistent       go on when the last client has gone (it always does)\n";
+    "  -t, --persistent       go on when the last client has gone (it always does)\n"
+    "What clients trim is discarded in FILE.\n";
 
 static const struct option long_words[] = {
     {"format", required_argument, NULL, 'f'}, {"read-only", no_argument, NULL, 'r'},

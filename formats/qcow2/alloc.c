@@ -299,6 +299,10 @@ int co_alloc(struct qcow2 *s, uint64_t guest, uint64_t want, bool zeroed, struct
         if (r == SR_ENOSPC)
             room = co_make_room(s);
     } while (r == SR_ENOSPC && !room);
+    if (r == SR_ENOSPC && room == SR_ENOSPC && s->w->fixed)
+        log_limited("qcow2", "node %s: no space left: node '%s' has %llu bytes and does not grow",
+                    s->node->name, s->node->file->node->name,
+                    (unsigned long long)s->node->file->node->size);
     return r == SR_ENOSPC ? room : r;
 }
 

@@ -86,6 +86,11 @@ static int co_clear_autoclear(struct qcow2 *s)
     uint64_t keep = s->w->autoclear & QCOW2_AUTOCLEAR_DATA_FILE_RAW;
     if (keep == s->w->autoclear)
         return 0;
+    if (s->w->autoclear & QCOW2_AUTOCLEAR_BITMAPS)
+        log_line("qcow2",
+                 "warning: node %s: the bitmaps in the image are not valid any more, for it "
+                 "is written now",
+                 s->node->name);
     int r = co_write_u64(s, FIELD_AT(autoclear_features), keep);
     if (!r)
         r = co_blk_flush(s->node->file);
