@@ -302,7 +302,7 @@ static int make_file(const char *path, bool empty)
         fd = open(path, O_RDWR | O_CLOEXEC);
     if (fd < 0)
         return could_not_create(path);
-    int r = image_lock(fd, true, LOCKING_AUTO, path, &job.err); /* it may be in use */
+    int r = image_lock(fd, true, false, LOCKING_AUTO, path, &job.err); /* it may be in use */
     if (!r && empty && ftruncate(fd, 0))
         r = could_not_create(path);
     if (!r && job.nocow)

@@ -384,7 +384,8 @@ static int co_file_open(struct node *n, const void *opts, struct error *err)
     int rc = open_file(n, o->filename, err);
     if (rc)
         return rc;
-    rc = image_lock(f->fd, !n->read_only, (enum locking)o->locking, o->filename, err);
+    rc = image_lock(f->fd, !n->read_only, n->force_share, (enum locking)o->locking, o->filename,
+                    err);
     if (!rc)
         rc = examine(n, o->filename, err);
     if (rc) {

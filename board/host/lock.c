@@ -64,14 +64,15 @@ static int refuse(const char *shared, int what, const char *name, struct error *
                      shared, names[what], name);
 }
 
-int image_lock(int fd, bool writable, enum locking how, const char *name, struct error *err)
+int image_lock(int fd, bool writable, bool share, enum locking how, const char *name,
+               struct error *err)
 {
-    unsigned does = writable ? WRITER_DOES : READER_DOES;
+    unsigned does = writable ? WRITER_DOES : READER_DOES, forbids = share ? 0 : FORBIDDEN;
     if (how == LOCKING_OFF)
         return 0;
     int e = take(fd, DOES_AT, does);
     if (!e)
-        e = take(fd, FORBIDS_AT, FORBIDDEN);
+        e = take(fd, FORBIDS_AT, forbids);
     if (e && how == LOCKING_AUTO && e != EAGAIN && e != EACCES)
         return 0; /* the file system has none */
     if (e)
@@ -79,6 +80,6 @@ int image_lock(int fd, bool writable, enum locking how, const char *name, struct
     int what = held(fd, FORBIDS_AT, does);
     if (what < PERMISSIONS)
         return refuse("", what, name, err);
-    what = held(fd, DOES_AT, FORBIDDEN);
+    what = held(fd, DOES_AT, forbids);
     return what < PERMISSIONS ? refuse("shared ", what, name, err) : 0;
 }

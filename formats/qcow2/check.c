@@ -217,9 +217,9 @@ static void compare_one(struct check *c, struct refs *s, uint64_t i)
         c->highest = s->first + i + 1;
     if (counted == stored)
         return;
-    check_say(c, "cluster %llu: refcount %llu, references %llu", (ull)(s->first + i), (ull)stored,
-              (ull)counted);
     bool leak = stored > counted;
+    check_say(c, "%s cluster %llu refcount=%llu reference=%llu", leak ? "Leaked" : "ERROR",
+              (ull)(s->first + i), (ull)stored, (ull)counted);
     c->rebuild |= !leak && !s->in_place;
     if (s->in_place && (leak ? c->fix & BLK_FIX_LEAKS && !c->lost : c->fix & BLK_FIX_ERRORS)) {
         refs_set(s->stored, c->order, i, counted);
@@ -277,8 +277,7 @@ static void judge(struct walk *w, be64 *at, uint64_t refcount, bool may_write)
     bool copied = refcount == 1;
     if (copied == !!(entry & QCOW2_COPIED))
         return;
-    check_say(c, "entry 0x%llx: the copied flag is wrong, refcount %llu", (ull)entry,
-              (ull)refcount);
+    check_say(c, "ERROR OFLAG_COPIED cluster: entry=%llx refcount=%llu", (ull)entry, (ull)refcount);
     bool known = (c->fix & BLK_FIX_ERRORS) || (!c->res.corruptions && !c->res.leaks);
     if (!c->fix || !known || !may_write) {
         c->flags_wrong++;
@@ -399,10 +398,13 @@ static int co_fix(struct check *c, unsigned fix)
 
 static int co_run(struct check *c, unsigned fix)
 {
+    void (*say)(const char *) = c->say;
     c->fix_entries = fix & BLK_FIX_ERRORS;
     int r = co_pass(c, 0, !fix);
     if (!r && fix)
         r = co_fix(c, fix);
+    if (!r && fix && say && c->lost && c->res.leaks)
+        say("leaks are left alone: what could not be followed may refer to them");
     c->res.corruptions += c->flags_wrong;
     c->res.corruptions_fixed += c->flags_fixed;
     if (!r && fix && !c->res.corruptions)

@@ -357,7 +357,7 @@ def test_human(images, tmp):
     for path in (images[0], images[9], f'{tmp}/leak', f'{tmp}/low'):
         a, b = said('qemu-img', path), said(HOST, path)
         assert a[:2] == b[:2]
-        assert not b[2] or 'cluster 5: refcount ' in b[2]
+        assert b[2] == a[2]
     assert said(HOST, '-q', f'{tmp}/leak')[:2] == said('qemu-img', '-q', f'{tmp}/leak')[:2]
     assert said(HOST, '-r', 'leaks', f'{tmp}/leak')[1].startswith(
         'The following inconsistencies were found and repaired:\n\n    1 leaked clusters\n    ')

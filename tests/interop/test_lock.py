@@ -44,8 +44,9 @@ def test_writer_alone(image):
         refused(HOST, *words(image))
         refused(HOST, *words(image, writable=False))
         run('qemu-img', 'info', '-U', image)
-        with Host(*words(image, ',file.locking=off', writable=False)) as other:
-            other.quit()
+        for how in (',file.locking=off', ',force-share=on'):
+            with Host(*words(image, how, writable=False)) as other:
+                other.quit()
         s.quit()
     with open(image, 'rb') as f:
         assert f.read() == before
