@@ -75,7 +75,7 @@ def run_unit(program, args):
     return cases
 
 
-SLOW_FUZZ = {"fuzz_qcow2_write": 5, "fuzz_bridge": 4}  # an input is the life of an image, a session: fewer
+SLOW_FUZZ = {"fuzz_qcow2_write": 5, "fuzz_qcow2_check": 5, "fuzz_bridge": 4}  # an input is the life of an image, a session: fewer
 
 
 def run_fuzz(program, args):
