@@ -517,10 +517,57 @@ static int co_free_runs(struct spread *p)
     return r;
 }
 
+static void sort(struct freed *f, unsigned n)
+{
+    for (unsigned gap = n / 2; gap; gap /= 2)
+        for (unsigned i = gap, k; i < n; i++) {
+            struct freed x = f[i];
+            for (k = i; k >= gap && f[k - gap].first > x.first; k -= gap)
+                f[k] = f[k - gap];
+            f[k] = x;
+        }
+}
+
+/* Does a cluster lose several references at once? */
+static bool several(const struct freed *f, unsigned n)
+{
+    uint64_t end = 0;
+    for (unsigned i = 0; i < n; i++) {
+        if (f[i].first < end)
+            return true;
+        end = f[i].first + f[i].count;
+    }
+    return false;
+}
+
+/* Pieces of one packed cluster, or entries that lie: who drops a reference must not meet one that a new
+ * owner has made meanwhile. So nobody takes anything until all is done. */
+static int co_free_together(struct qcow2 *s)
+{
+    struct writer *w = s->w;
+    int r = 0;
+    co_mutex_lock(&w->alloc);
+    for (unsigned i = 0; i < w->nready && !s->corrupt; i++)
+        for (struct freed f = w->ready[i]; f.count; f.first++, f.count--) {
+            uint64_t n;
+            int e = co_last_refs(s, &(struct freed){f.first, 1, f.discard, f.shared}, &n);
+            if (!e)
+                e = co_ref_drop(s, f.first, 1, f.shared);
+            if (!e && n)
+                (void)co_blk_pdiscard(s->node->file, f.first << s->cluster_bits, cluster_size(s));
+            r = r ? r : e;
+        }
+    co_mutex_unlock(&w->alloc);
+    return r;
+}
+
 static void co_drop_ready(struct qcow2 *s)
 {
-    int r = co_spread(s, co_free_runs, s->w->nready);
-    s->w->nready = 0;
+    struct writer *w = s->w;
+    sort(w->ready, w->nready);
+    int r =
+        several(w->ready, w->nready) ? co_free_together(s) : co_spread(s, co_free_runs, w->nready);
+    w->nready = 0;
     if (r)
         log_limited("qcow2", "node %s: clusters are lost", s->node->name);
 }
