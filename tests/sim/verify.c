@@ -163,7 +163,9 @@ static const char *co_write_some(const struct subject *s, struct volume *v, stru
                        .len = len,
                        .fua = rng_one_in(rng, 4)};
         int r = co_volume_op(v, &reuse_record, o);
-        *full = r == SR_ENOSPC && (s->file_size || !s->traits.growable);
+        *full =
+            r == SR_ENOSPC && (s->file_size || !s->traits.growable ||
+                               media[MEDIUM_FILE].size + s->cluster > media[MEDIUM_FILE].capacity);
         if (*full)
             return NULL;
         if (r)
