@@ -278,8 +278,7 @@ struct origin {
     unsigned close_depth;              /* drains that hold it closed */
     unsigned busy;                     /* loops whose gate was told to close and is not idle yet */
     void (*resized)(struct origin *o); /* root's size changed; NULL */
-    bool
-        exported; /* set before it is opened: its requests are strangers', so nobody else may own the node */
+    bool exported; /* before it is opened: for strangers, so nobody else may own the node */
 };
 /* Attach to a node as the start of requests. */
 int origin_open(struct origin *o, struct node *n, bool writable, struct error *err);

@@ -216,8 +216,8 @@ void co_node_unref(struct node *n)
 /* ---- who may write ---- */
 
 /* What has metadata in a node is its only writer. What has none (raw, filters) passes on what is asked
- * of it: the owner of it owns what is below, too. A backing file is only read. Who opens a node for work of ours
- * (a check, a job) knows what it does. */
+ * of it: the owner of it owns what is below, too. A backing file is only read. Who opens a node for
+ * work of ours (a check, a job) knows what it does. */
 static bool owns(const struct child *c)
 {
     return c->parent && c->parent->drv->owner && strcmp(c->role, "backing") != 0;

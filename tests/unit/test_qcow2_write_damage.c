@@ -639,12 +639,45 @@ static void test_refused(void **state)
     test_co_run(co_refused, NULL);
 }
 
+/* Two entries that each say that the cluster is theirs alone: both may be dropped before that is seen, but
+ * the second drop finds nothing left to drop, whoever looks for space meanwhile. */
+static void co_named_twice(void *arg)
+{
+    static const struct qcase c = {"cluster-size=512", ALL * 512, "size=320k,discards=on", "",
+                                   .requests = 0};
+    struct good g;
+    (void)arg;
+    co_make_good(&g, &c);
+    struct memdisk *m = memdisk_of(g.w.m);
+    put_be(m->data + image_entry(m->data, 20 * 512), 8, data_at(m->data, 10) | COPIED);
+    co_qimage_open(&g.w);
+    assert_int_equal(co_try(&g.w, (struct qop){Q_DISCARD, 10, 1, 0}), 0);
+    assert_int_equal(co_try(&g.w, (struct qop){Q_DISCARD, 20, 1, 0}), 0);
+    assert_int_equal(co_blk_flush(g.w.t.c), 0);
+    unsigned ms = 0;
+    while (ms < 5000 && co_try(&g.w, (struct qop)PART(5)) != SR_EIO) {
+        co_sleep_ns(1000000);
+        ms++;
+    }
+    assert_true(ms < 5000);
+    co_try_all(&g.w, "named twice");
+    co_qimage_close(&g.w);
+    assert_true(get_be(m->data + 72, 8) & 2); /* the corrupt bit */
+    good_free(&g);
+}
+
+static void test_named_twice(void **state)
+{
+    (void)state;
+    test_co_run(co_named_twice, NULL);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_damages), cmocka_unit_test(test_others),
         cmocka_unit_test(test_midst),   cmocka_unit_test(test_no_bit),
-        cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_refused), cmocka_unit_test(test_named_twice),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
