@@ -7,6 +7,7 @@
  */
 #include "boot/arch.h"
 #include "boot/boot.h"
+#include "boot/trap.h"
 #include "boot/vm.h"
 #include "kernel/board.h"
 

@@ -39,11 +39,4 @@ const char *vm_describe(uint64_t va);
 /* linker.ld: the image in virtual addresses. */
 extern char __image_start[], __text_end[], __rodata_start[], __rodata_end[], __data_start[];
 extern char __image_end[];
-
-/* boot/backtrace.c: where it starts: the stack and the link register (0: none) of the exception
- * being reported; else the caller's. */
-extern const uint64_t *trap_stack;
-extern uint64_t trap_link;
-/* boot/ARCH: is `a` in our code, just behind a call? [irq] */
-bool arch_return_address(uint64_t a);
 #endif

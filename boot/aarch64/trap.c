@@ -10,6 +10,7 @@
  * Source: Arm ARM D17.2.37 (ESR_EL1).
  */
 #include "boot/boot.h"
+#include "boot/trap.h"
 #include "boot/vm.h"
 #include "boot/aarch64/cpu.h"
 #include "kernel/board.h"
@@ -33,39 +34,22 @@ enum { ISS_WRITE = 1 << 6, FAULT_ALIGNMENT = 0x21 };
 
 static unsigned depth;
 
-static void say(const char *s)
-{
-    size_t n = 0;
-    while (s[n])
-        n++;
-    board_console_write(s, n);
-}
-
-static void say_hex(const char *name, uint64_t v)
-{
-    char text[19] = "0x";
-    for (unsigned i = 0; i < 16; i++)
-        text[2 + i] = "0123456789abcdef"[v >> (60 - 4 * i) & 15];
-    say(name);
-    board_console_write(text, 18);
-}
-
 static void say_registers(const struct trap_frame *f)
 {
     char name[] = " x00 ";
     for (unsigned i = 0; i < 31; i++) {
         name[2] = (char)('0' + i / 10);
         name[3] = (char)('0' + i % 10);
-        say_hex(name, f->x[i]);
+        trap_say_hex(name, f->x[i]);
         if (i % 3 == 2)
-            say("\n");
+            trap_say("\n");
     }
-    say_hex("  sp ", f->sp);
-    say_hex("\n  pc ", f->elr);
-    say_hex(" esr ", f->esr);
-    say_hex(" far ", f->far);
-    say_hex(" psr ", f->spsr);
-    say("\n");
+    trap_say_hex("  sp ", f->sp);
+    trap_say_hex("\n  pc ", f->elr);
+    trap_say_hex(" esr ", f->esr);
+    trap_say_hex(" far ", f->far);
+    trap_say_hex(" psr ", f->spsr);
+    trap_say("\n");
 }
 
 static const char *exception_name(const struct trap_frame *f)
@@ -129,19 +113,19 @@ NORETURN void arch_exception(const struct trap_frame *f)
     const char *name = exception_name(f);
     if (depth++) {
         if (depth == 2) { /* else: even the console is broken */
-            say("\npanic: ");
-            say(name);
-            say_hex(" while reporting, at ", f->elr);
-            say_hex(", far ", f->far);
-            say("\n");
+            trap_say("\npanic: ");
+            trap_say(name);
+            trap_say_hex(" while reporting, at ", f->elr);
+            trap_say_hex(", far ", f->far);
+            trap_say("\n");
         }
         board_exit(BOARD_EXIT_PANIC);
     }
     trap_stack = (const uint64_t *)(uintptr_t)f->sp;
     trap_link = f->x[30];
-    say("\nexception: ");
-    say(name);
-    say("\n");
+    trap_say("\nexception: ");
+    trap_say(name);
+    trap_say("\n");
     say_registers(f);
     unsigned class = f->esr >> 26 & 0x3f;
     if (!(f->vector & 3) && (class == EC_INSTRUCTION_ABORT || class == EC_DATA_ABORT))

@@ -9,6 +9,7 @@
  * returns to them. Text goes straight to the console, without the C library, up to panic() itself.
  */
 #include "boot/boot.h"
+#include "boot/trap.h"
 #include "boot/vm.h"
 #include "boot/x86_64/cpu.h"
 #include "kernel/board.h"
@@ -75,40 +76,23 @@ static const char *const exception_names[32] = {
     "vector 31",
 };
 
-static void say(const char *s)
-{
-    size_t n = 0;
-    while (s[n])
-        n++;
-    board_console_write(s, n);
-}
-
-static void say_hex(const char *name, uint64_t v)
-{
-    char text[19] = "0x";
-    for (unsigned i = 0; i < 16; i++)
-        text[2 + i] = "0123456789abcdef"[v >> (60 - 4 * i) & 15];
-    say(name);
-    board_console_write(text, 18);
-}
-
 static void say_registers(const struct trap_frame *f)
 {
     static const char *const names[15] = {"r15 ",  " r14 ", " r13 ", "r12 ",  " r11 ",
                                           " r10 ", "r9  ",  " r8  ", " rbp ", "rdi ",
                                           " rsi ", " rdx ", "rcx ",  " rbx ", " rax "};
     for (unsigned i = 0; i < 15; i++) {
-        say_hex(names[i], (&f->r15)[i]);
+        trap_say_hex(names[i], (&f->r15)[i]);
         if (i % 3 == 2)
-            say("\n");
+            trap_say("\n");
     }
-    say_hex("rip ", f->rip);
-    say_hex(" rsp ", f->rsp);
-    say_hex(" rflags ", f->rflags);
-    say_hex("\nerror ", f->error);
-    say_hex(" cr2 ", read_cr2());
-    say_hex(" cr3 ", read_cr3());
-    say("\n");
+    trap_say_hex("rip ", f->rip);
+    trap_say_hex(" rsp ", f->rsp);
+    trap_say_hex(" rflags ", f->rflags);
+    trap_say_hex("\nerror ", f->error);
+    trap_say_hex(" cr2 ", read_cr2());
+    trap_say_hex(" cr3 ", read_cr3());
+    trap_say("\n");
 }
 
 /* The name of the code at rip; nothing when it is not code of ours. */
@@ -135,18 +119,18 @@ NORETURN void arch_exception(const struct trap_frame *f)
     const char *name = exception_names[f->vector & 31];
     if (depth++) {
         if (depth == 2) { /* else: even the console is broken */
-            say("\npanic: ");
-            say(name);
-            say_hex(" while reporting, at ", f->rip);
-            say_hex(", cr2 ", read_cr2());
-            say("\n");
+            trap_say("\npanic: ");
+            trap_say(name);
+            trap_say_hex(" while reporting, at ", f->rip);
+            trap_say_hex(", cr2 ", read_cr2());
+            trap_say("\n");
         }
         board_exit(BOARD_EXIT_PANIC);
     }
     trap_stack = (const uint64_t *)(uintptr_t)f->rsp;
-    say("\nexception: ");
-    say(name);
-    say("\n");
+    trap_say("\nexception: ");
+    trap_say(name);
+    trap_say("\n");
     say_registers(f);
     if (f->vector == EXC_PAGE_FAULT)
         page_fault(f);
