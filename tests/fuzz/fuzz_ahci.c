@@ -14,6 +14,7 @@
 #include "ahci/device/model.h"
 #include "ahci/port.h"
 #include "kernel/board.h"
+#include "tests/fuzz/support_boot.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -277,11 +278,7 @@ static void run(unsigned kind)
 int LLVMFuzzerInitialize(int *argc, char ***argv)
 {
     (void)argc, (void)argv;
-    page_init();
-    loop_init(1);
-    if (pools_init(0))
-        panic("pools do not fit");
-    co_init(64, 2);
+    fuzz_boot(64);
     return 0;
 }
 

@@ -13,8 +13,7 @@
 #include "control/json.h"
 #include "kernel/command.h"
 #include "kernel/kernel.h"
-
-#define TURNS 2000000
+#include "tests/fuzz/support_boot.h"
 
 struct probe {
     bool has_size, has_percent;
@@ -85,17 +84,12 @@ static void co_one(void *arg)
 int LLVMFuzzerInitialize(int *argc, char ***argv)
 {
     (void)argc, (void)argv;
-    page_init();
-    loop_init(1);
-    if (pools_init(0))
-        panic("pools do not fit");
-    co_init(32, 2);
+    fuzz_boot(32);
     return 0;
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *p, size_t n)
 {
-    static struct co_start start;
     n = MIN(n, sizeof(line) - 1);
     memcpy(line, p, n);
     line[n] = 0;
@@ -103,12 +97,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *p, size_t n)
         if (s[2] != 'p')
             *s = '+';
     done = false;
-    co_start(&start, co_one, NULL);
-    for (unsigned i = 0; !done; i++) {
-        if (i > TURNS)
-            panic("the command line does not end");
-        loop_turn();
-    }
-    loop_turn();
+    fuzz_run(co_one, NULL, &done);
     return 0;
 }

@@ -15,6 +15,7 @@
 #include "kernel/command.h"
 #include "kernel/kernel.h"
 #include "net/nbd/nbd.h"
+#include "tests/fuzz/support_boot.h"
 
 #define MAX_POOLS 64
 #define TURNS     2000000
@@ -143,11 +144,7 @@ int LLVMFuzzerInitialize(int *argc, char ***argv)
 {
     struct input in = {0};
     (void)argc, (void)argv;
-    page_init();
-    loop_init(1);
-    if (pools_init(0))
-        panic("pools do not fit");
-    co_init(160, 2);
+    fuzz_boot(160);
     run(co_setup, &in);
     return 0;
 }

@@ -9,6 +9,7 @@
  */
 #include "blk/blk.h"
 #include "kernel/kernel.h"
+#include "tests/fuzz/support_boot.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -149,26 +150,15 @@ static void co_one(void *arg)
 
 static void run(const uint8_t *p, size_t n)
 {
-    static struct co_start start;
     in.p = p;
     in.n = n;
-    in.done = false;
-    co_start(&start, co_one, NULL);
-    for (unsigned i = 0; !in.done; i++) {
-        if (i > 2000000)
-            panic("it does not end");
-        loop_turn();
-    }
+    fuzz_run(co_one, NULL, &in.done);
 }
 
 int LLVMFuzzerInitialize(int *argc, char ***argv)
 {
     (void)argc, (void)argv;
-    page_init();
-    loop_init(1);
-    if (pools_init(0))
-        panic("pools do not fit");
-    co_init(64, 2);
+    fuzz_boot(64);
     run((const uint8_t *)"", 0); /* what the first node takes for ever */
     return 0;
 }

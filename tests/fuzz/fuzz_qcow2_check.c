@@ -15,6 +15,7 @@
 #include "tests/fuzz/support_audit.h"
 #include "tests/fuzz/support_image.h"
 #include "formats/qcow2/check.h"
+#include "tests/fuzz/support_boot.h"
 
 #include <stdlib.h>
 
@@ -194,15 +195,8 @@ static void prepare(const uint8_t *p, size_t n)
 
 static void run(const uint8_t *p, size_t n)
 {
-    static struct co_start start;
     prepare(p, n);
-    in.done = false;
-    co_start(&start, co_one, NULL);
-    for (unsigned i = 0; !in.done; i++) {
-        if (i > 2000000)
-            panic("it does not end");
-        loop_turn();
-    }
+    fuzz_run(co_one, NULL, &in.done);
 }
 
 int LLVMFuzzerInitialize(int *argc, char ***argv)
@@ -212,11 +206,7 @@ int LLVMFuzzerInitialize(int *argc, char ***argv)
     in.image.data = calloc(1, 2 * DISK_MAX);
     in.image.model = calloc(1, DISK_MAX);
     in.pristine = malloc(AUDIT_FILE_MAX);
-    page_init();
-    loop_init(1);
-    if (pools_init(0))
-        panic("pools do not fit");
-    co_init(64, 2);
+    fuzz_boot(64);
     run((const uint8_t *)"", 0); /* what the first node takes for ever */
     return 0;
 }

@@ -15,8 +15,7 @@
 #include "control/json.h"
 #include "control/qmp.h"
 #include "kernel/kernel.h"
-
-#define TURNS 2000000
+#include "tests/fuzz/support_boot.h"
 
 struct input {
     const uint8_t *p;
@@ -92,26 +91,15 @@ static void co_one(void *arg)
 int LLVMFuzzerInitialize(int *argc, char ***argv)
 {
     (void)argc, (void)argv;
-    page_init();
-    loop_init(1);
-    if (pools_init(0))
-        panic("pools do not fit");
-    co_init(32, 2);
+    fuzz_boot(32);
     return 0;
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *p, size_t n)
 {
-    static struct co_start start;
     struct input in = {.p = p, .n = n};
     if (could_quit(&in))
         return 0;
-    co_start(&start, co_one, &in);
-    for (unsigned i = 0; !in.done; i++) {
-        if (i > TURNS)
-            panic("the monitor did not end");
-        loop_turn();
-    }
-    loop_turn();
+    fuzz_run(co_one, &in, &in.done);
     return 0;
 }

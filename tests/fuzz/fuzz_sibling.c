@@ -17,6 +17,7 @@
 
 #include "kernel/kernel.h"
 #include "virtio/device/sibling.h"
+#include "tests/fuzz/support_boot.h"
 
 #define TURNS  100000u
 #define MEMORY 65536u
@@ -316,11 +317,7 @@ static void until_ended(co_fn *fn)
 int LLVMFuzzerInitialize(int *argc, char ***argv)
 {
     (void)argc, (void)argv;
-    page_init();
-    loop_init(1);
-    if (pools_init(0))
-        panic("pools do not fit");
-    co_init(32, 2);
+    fuzz_boot(32);
     until_ended(co_prepare);
     return 0;
 }

@@ -21,6 +21,7 @@
 #include "tests/unit/support_peer.h"
 
 #include "lwip/priv/tcp_priv.h"
+#include "tests/fuzz/support_boot.h"
 
 #define STREAMS 12u
 #define LOANS   8u
@@ -331,10 +332,7 @@ static void start(void)
 {
     struct error err = {0};
     struct listen_address a = {.type = ADDR_INET, .host = "0.0.0.0", .port = "10809"};
-    page_init();
-    loop_init(1);
-    need(!pools_init(0));
-    co_init(64, 2);
+    fuzz_boot(64);
     peer_start(&peer, NIC_CSUM | NIC_GUEST_CSUM | NIC_GUEST_TSO, 128);
     need(net_listen(&a, 8, on_accepted, NULL, &err));
 }

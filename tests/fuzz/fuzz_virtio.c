@@ -23,6 +23,7 @@
 #include "kernel/pci.h"
 #include "kernel/port.h"
 #include "virtio/device/models.h"
+#include "tests/fuzz/support_boot.h"
 #include <stdlib.h>
 #include <string.h>
 
@@ -431,11 +432,7 @@ int LLVMFuzzerInitialize(int *argc, char ***argv)
 {
     static const struct pci_host host = {.cfg_read = cfg_read, .cfg_write = cfg_write};
     (void)argc, (void)argv;
-    page_init();
-    loop_init(1);
-    if (pools_init(0))
-        panic("pools do not fit");
-    co_init(32, 2);
+    fuzz_boot(32);
     pci_init(&host);
     if (port_watch("a", on_port, NULL) || port_watch("b", on_port, NULL))
         panic("no memory");
